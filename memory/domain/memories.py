@@ -1,0 +1,94 @@
+"""A long-term record that somebody wrote down: fact, preference, episode, summary, document chunk, note."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from memory.domain.events import Metadata
+from memory.domain.ids import ItemId, memory_item
+from memory.domain.principals import SHARED, TENANT_WIDE, private_to
+
+MAX_MEMORIES_PER_REQUEST = 1_000
+MAX_TEXT_BYTES = 1 << 20
+
+
+class MemoryKind(StrEnum):
+    FACT = "fact"
+    PREFERENCE = "preference"
+    EPISODE = "episode"
+    SUMMARY = "summary"
+    DOCUMENT = "document"
+    NOTE = "note"
+
+
+class MemoryVisibility(StrEnum):
+    PRIVATE = "private"
+    SESSION = "session"
+    TENANT = "tenant"
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySource:
+    """The events that a memory was derived from: it goes when they are purged."""
+
+    session_id: str
+    event_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewMemory:
+    text: str
+    kind: MemoryKind
+    visibility: MemoryVisibility
+    memory_id: str | None = None
+    session_id: str | None = None
+    agent_id: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    ttl_seconds: int | None = None
+    pinned: bool = False
+    source: MemorySource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    memory_key: int
+    tenant_id: str
+    memory_id: str
+    session_key: int | None
+    session_id: str | None
+    agent_id: str | None
+    kind: MemoryKind
+    visibility: MemoryVisibility
+    text: str
+    metadata: Metadata
+    valid_from: datetime | None
+    valid_to: datetime | None
+    expires_at: datetime | None
+    pinned: bool
+    source: MemorySource | None
+    version: int
+    token_count: int
+    created_at: datetime
+    updated_at: datetime
+    access_count: int
+    last_accessed_at: datetime | None
+
+    @property
+    def item(self) -> ItemId:
+        return memory_item(self.memory_key)
+
+    @property
+    def audience(self) -> str:
+        match self.visibility:
+            case MemoryVisibility.PRIVATE:
+                return private_to(self.agent_id or "")
+            case MemoryVisibility.SESSION:
+                return SHARED
+            case MemoryVisibility.TENANT:
+                return TENANT_WIDE
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.memory_key}-{self.version}"'

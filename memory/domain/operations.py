@@ -1,0 +1,59 @@
+"""An asynchronous job with progress. Its row is also the outbox: what was promised and is not yet done."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class OperationKind(StrEnum):
+    INDEX = "index"
+    PURGE = "purge"
+
+
+class OperationState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+UNFINISHED = (OperationState.QUEUED, OperationState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    operation_id: str
+    tenant_id: str
+    kind: OperationKind
+    session_key: int | None
+    session_id: str | None
+    state: OperationState
+    progress: Progress
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None = None
+    result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a purge removed, store by store.
+
+    `verified`: every live follower has confirmed that its indexes are clean.
+    """
+
+    purged: dict[str, int]
+    verified: bool
+    at: datetime
+    kept: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,75 @@
+"""Who asks, and what may they see?"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+DEFAULT_TENANT = "default"
+
+
+class KeyScope(StrEnum):
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+ALL_SCOPES = frozenset(KeyScope)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated caller. `agent_id` is who it acts as; `bound` says that the key allows no other agent."""
+
+    tenant_id: str
+    scopes: frozenset[KeyScope] = ALL_SCOPES
+    agent_id: str | None = None
+    bound: bool = False
+    session_ids: frozenset[str] | None = None
+    key_id: str | None = None
+
+    def acting_as(self, agent_id: str | None) -> "Principal":
+        return self if agent_id is None else replace(self, agent_id=agent_id)
+
+    def may_reach(self, session_id: str) -> bool:
+        return self.session_ids is None or session_id in self.session_ids
+
+
+SHARED = "session"
+TENANT_WIDE = "tenant"
+_PRIVATE = "private:"
+
+
+def private_to(agent_id: str) -> str:
+    """The visibility class of what only one agent may see."""
+    return _PRIVATE + agent_id
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What one caller may see, resolved before anything is ranked (invariant I3).
+
+    `session_keys` None: every session of the tenant. `audiences` are the visibility classes that are visible;
+    memories of the tenant are included whatever the sessions.
+    """
+
+    tenant_id: str
+    session_keys: tuple[int, ...] | None
+    audiences: frozenset[str]
+
+    @staticmethod
+    def of(principal: Principal, session_keys: tuple[int, ...] | None) -> "Scope":
+        audiences = {SHARED, TENANT_WIDE}
+        if principal.agent_id is not None:
+            audiences.add(private_to(principal.agent_id))
+        return Scope(principal.tenant_id, session_keys, frozenset(audiences))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A stored key: its secret part is known only as a hash."""
+
+    key_id: str
+    tenant_id: str
+    secret_hash: bytes
+    scopes: frozenset[KeyScope]
+    agent_id: str | None = None
+    session_ids: frozenset[str] | None = None

@@ -1,0 +1,56 @@
+"""A conversation that agents share: an append-only log and its settings."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from memory.domain.events import Metadata
+
+DEFAULT_WINDOW_TOKENS = 131_072
+DEFAULT_SEMANTIC_TURNS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    session_id: str
+    title: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+    window_tokens: int = DEFAULT_WINDOW_TOKENS
+    semantic_turns: int = DEFAULT_SEMANTIC_TURNS
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """`version` counts changes of the patchable fields (the ETag), `semantic_version` those of its clusters."""
+
+    session_key: int
+    tenant_id: str
+    session_id: str
+    title: str | None
+    metadata: Metadata
+    window_tokens: int
+    semantic_turns: int
+    created_at: datetime
+    updated_at: datetime
+    last_seq: int
+    event_count: int
+    token_count: int
+    shared_tokens: int
+    turns: int
+    version: int
+    segmented_seq: int
+    semantic_version: int
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.session_key}-{self.version}"'
+
+
+@dataclass(frozen=True, slots=True)
+class TierCounts:
+    """How much of one session each tier holds."""
+
+    hot_tokens: int
+    hot_blocks: int
+    semantic_segments: int
+    semantic_clusters: int
+    longterm_memories: int

@@ -1,0 +1,408 @@
+"""Which questions does the memory ask its database?
+
+`Storage.read` and `Storage.write` open one unit of work = one transaction; `UnitOfWork` gives one repository per
+aggregate in it. Nobody else commits. Queries live in the repositories; rows come back as frozen domain values.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from memory.domain.changes import Change, NewChange, Position
+from memory.domain.events import Appended, Event
+from memory.domain.ids import ItemId
+from memory.domain.memories import Memory
+from memory.domain.operations import Operation, OperationKind, OperationState
+from memory.domain.principals import Key
+from memory.domain.segments import Cluster, NewSegment, PendingSegment, SegmentVector, Span, TierSegment
+from memory.domain.sessions import NewSession, Session
+
+
+class TenantRepository(Protocol):
+    async def secret(self, tenant_id: str, now: datetime) -> bytes:
+        """32 bytes that key this tenant's HMACs; the tenant is made when it is new."""
+
+    async def ids(self) -> list[str]: ...
+
+
+class KeyRepository(Protocol):
+    async def add(self, key: Key, now: datetime) -> None: ...
+
+    async def find(self, key_id: str) -> Key | None: ...
+
+    async def any(self) -> bool: ...
+
+
+class SessionRepository(Protocol):
+    async def create(self, tenant_id: str, new: NewSession, now: datetime) -> Session | None:
+        """None when the session exists."""
+
+    async def get(self, tenant_id: str, session_id: str) -> Session | None: ...
+
+    async def locked(self, tenant_id: str, session_id: str) -> Session | None:
+        """The session; no other unit of work writes its log until this one ends."""
+
+    async def locked_by_key(self, session_key: int) -> Session | None: ...
+
+    async def by_keys(self, session_keys: Iterable[int]) -> dict[int, Session]: ...
+
+    async def keys_of(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, int]: ...
+
+    async def page(
+        self, tenant_id: str, *, after_key: int | None, limit: int, only: frozenset[str] | None
+    ) -> list[Session]:
+        """Newest first."""
+
+    async def update(self, session: Session, changes: Mapping[str, Any], now: datetime) -> Session: ...
+
+    async def advance(self, session: Session, events: Sequence[Event], now: datetime) -> None:
+        """Counts events that were just added at the end of the log."""
+
+    async def mark_segmented(self, session_key: int, seq: int) -> None: ...
+
+    async def bump_semantic(self, session_key: int) -> None: ...
+
+    async def memories_of(self, session_keys: Iterable[int]) -> dict[int, int]:
+        """Number of memories by session; absent: none. The next two likewise."""
+
+    async def held_segments(self, session_keys: Iterable[int]) -> dict[int, int]: ...
+
+    async def clusters_of(self, session_keys: Iterable[int]) -> dict[int, int]: ...
+
+    async def window_start(self, session_key: int, token_start: int) -> int | None:
+        """The place of the first shared event at or after `token_start` on the token axis; None: there is none."""
+
+    async def purge(self, session_key: int) -> dict[str, int]:
+        """Deletes the session and all that belongs to it; counts by kind."""
+
+    async def totals(self, tenant_id: str) -> dict[str, int]:
+        """sessions, events, tokens."""
+
+
+class EventRepository(Protocol):
+    async def add(self, session_key: int, events: Sequence[Event], tokenizer: str) -> None: ...
+
+    async def by_ids(self, session_key: int, event_ids: Sequence[str]) -> list[Event]: ...
+
+    async def by_keys(self, event_keys: Sequence[int]) -> list[Event]: ...
+
+    async def page(
+        self,
+        session_key: int,
+        audiences: frozenset[str],
+        *,
+        after_seq: int | None = None,
+        limit: int,
+        descending: bool = False,
+    ) -> list[Event]:
+        """Visible events in `seq` order; `after_seq` is exclusive in the direction of reading."""
+
+    async def shared_from(
+        self, session_key: int, token_start: int, *, below: int | None = None, limit: int
+    ) -> list[Event]:
+        """Session-visible events whose place on the shared token axis is in [token_start, below)."""
+
+    async def first_shared(self, session_key: int, token_start: int) -> Event | None:
+        """The first session-visible event at or after a place on the shared token axis."""
+
+    async def private_from(self, session_key: int, agent_id: str, seq: int, *, limit: int) -> list[Event]:
+        """The newest private events of one agent from `seq` on, oldest first."""
+
+    async def unsegmented(self, session_key: int, after_seq: int, limit: int) -> list[Event]: ...
+
+    async def recall_answer(self, session_key: int, key_hash: bytes) -> tuple[bytes, Appended] | None:
+        """The request hash and the first answer of an Idempotency-Key."""
+
+    async def remember_answer(
+        self, session_key: int, key_hash: bytes, request_hash: bytes, answer: Appended, now: datetime
+    ) -> None: ...
+
+    async def forget_answers(self, before: datetime) -> int: ...
+
+
+class MemoryRepository(Protocol):
+    async def add(self, memory: Memory, scope_hash: bytes, by: str | None) -> Memory | None:
+        """The stored memory with its key, or None when `scope_hash` or `memory_id` is taken."""
+
+    async def get(self, tenant_id: str, memory_id: str) -> Memory | None: ...
+
+    async def locked(self, tenant_id: str, memory_id: str) -> Memory | None: ...
+
+    async def by_scope_hash(self, tenant_id: str, scope_hash: bytes) -> Memory | None: ...
+
+    async def release_scope_hash(self, memory_key: int) -> None:
+        """The memory is no longer valid: its text may be written again."""
+
+    async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]: ...
+
+    async def page(
+        self,
+        tenant_id: str,
+        audiences: frozenset[str],
+        *,
+        after_key: int | None,
+        limit: int,
+        session_key: int | None = None,
+        kind: str | None = None,
+        agent_id: str | None = None,
+        only_sessions: frozenset[str] | None = None,
+    ) -> list[Memory]: ...
+
+    async def update(
+        self,
+        memory: Memory,
+        changes: Mapping[str, Any],
+        scope_hash: bytes | None,
+        by: str | None,
+        now: datetime,
+    ) -> Memory:
+        """The next version; the old one is kept."""
+
+    async def text_at(self, memory_keys: Sequence[int], moment: datetime) -> dict[int, str]:
+        """The text that was current at `moment`, for memories edited since."""
+
+    async def unsegmented(self, tenant_id: str, limit: int) -> list[Memory]: ...
+
+    async def mark_segmented(self, memory: Memory) -> None: ...
+
+    async def used(self, memory_keys: Sequence[int], now: datetime) -> None:
+        """Counts one access each."""
+
+    async def purge(self, memory_key: int) -> dict[str, int]: ...
+
+    async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[int]:
+        """Memories of the session, and those whose source is in it."""
+
+    async def count(self, tenant_id: str) -> int: ...
+
+
+class SegmentRepository(Protocol):
+    async def add(self, tenant_id: str, space: str, segments: Sequence[NewSegment], now: datetime) -> None:
+        """Segments that are there already are left as they are."""
+
+    async def remove_item(self, item: ItemId) -> int: ...
+
+    async def pending(self, tenant_id: str, space: str, session_key: int | None, limit: int) -> list[PendingSegment]:
+        """Segments without a vector, in the order they were made."""
+
+    async def pending_items(self, space: str, items: Sequence[ItemId]) -> list[PendingSegment]: ...
+
+    async def vectors_by_hash(self, tenant_id: str, space: str, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Vectors of identical texts of the same tenant: they need not be embedded again."""
+
+    async def set_vectors(self, vectors: Mapping[int, bytes], now: datetime) -> None: ...
+
+    async def newest(self, session_key: int, space: str) -> list[TierSegment]:
+        """Embedded segments of the session that the semantic tier has not seen."""
+
+    async def held(self, session_key: int, space: str) -> list[TierSegment]:
+        """What the semantic tier holds of the session."""
+
+    async def hold(self, assignment: Mapping[int, int | None]) -> None:
+        """segment_key → cluster_key; None: it leaves the semantic tier."""
+
+    async def used(self, items: Sequence[ItemId], now: datetime) -> None: ...
+
+    async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
+        """Those of which the semantic tier holds a segment."""
+
+    async def spans(self, space: str, items: Sequence[ItemId]) -> dict[ItemId, list[tuple[Span, bytes | None]]]:
+        """The segments of each item in order, with their vectors (float16)."""
+
+    async def counts(self, tenant_id: str) -> dict[str, int]:
+        """segments, pending, held, bytes"""
+
+
+class ClusterRepository(Protocol):
+    async def of_session(self, session_key: int) -> list[Cluster]: ...
+
+    async def add(self, session_key: int, audience: str, centroid: bytes, size: int) -> int: ...
+
+    async def set(self, centroids: Mapping[int, tuple[bytes, int]]) -> None: ...
+
+    async def remove(self, cluster_keys: Sequence[int]) -> None: ...
+
+    async def count(self, tenant_id: str) -> int: ...
+
+
+class SummaryRepository(Protocol):
+    async def newest(self, session_key: int, *, up_to: int) -> tuple[int, list[str]]:
+        """The last step made, at most `up_to`, and its sentences; (0, []) without any."""
+
+    async def add(self, session_key: int, steps: Mapping[int, Sequence[str]]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFacts:
+    """An event or memory as the long-term indexes know it. Times: seconds since the epoch; `valid_to` inf: for ever."""
+
+    item: ItemId
+    session_key: int | None
+    seq: int
+    audience: str
+    kind: str
+    role: str | None
+    agent_id: str | None
+    created_at: float
+    valid_from: float
+    valid_to: float
+    text: str
+
+
+class ChangeRepository(Protocol):
+    """The change feed, and the rows that it names as a follower needs them."""
+
+    async def add(self, *changes: NewChange) -> Position:
+        """The place of the last of them (Position() without any)."""
+
+    async def after(self, position: Position, *, tenant_id: str | None = None, limit: int) -> list[Change]:
+        """In feed order, everything committed after `position`; unsettled changes come again on the next call."""
+
+    async def head(self) -> Position:
+        """The last settled place."""
+
+    async def event_facts(self, session_key: int, first_seq: int, last_seq: int) -> list[ItemFacts]: ...
+
+    async def memory_facts(self, memory_key: int) -> ItemFacts | None: ...
+
+    async def vectors_of_events(
+        self, space: str, session_key: int, first_seq: int, last_seq: int
+    ) -> list[SegmentVector]: ...
+
+    async def vectors_of_memory(self, space: str, memory_key: int) -> list[SegmentVector]: ...
+
+    async def all_facts(
+        self, tenant_id: str, after_item: ItemId | None, memories_only: bool, limit: int
+    ) -> list[ItemFacts]:
+        """Everything of a tenant by key, a page at a time, events and memories apart: for a rebuild."""
+
+    async def all_vectors(
+        self, tenant_id: str, space: str, after_key: int, limit: int
+    ) -> list[tuple[int, SegmentVector]]:
+        """With each segment's key, by key."""
+
+    async def metadata_values(
+        self, tenant_id: str, session_keys: tuple[int, ...] | None, path: Sequence[str]
+    ) -> list[tuple[ItemId, Any]]:
+        """Items that have a value at `metadata.<path>`, with it."""
+
+    async def follow(self, node: str, position: Position, now: datetime) -> None:
+        """This follower's indexes hold everything up to `position` and nothing that was purged before it."""
+
+    async def followed(self, node: str) -> Position | None:
+        """Where this follower was when it last said so; None: never."""
+
+    async def unfollow(self, node: str) -> None:
+        """It has stopped: nobody waits for it. Its place is kept for its return."""
+
+    async def slowest(self, alive_since: datetime) -> Position | None:
+        """The lowest position of the live followers; None without any."""
+
+
+class OperationRepository(Protocol):
+    async def enqueue(
+        self,
+        tenant_id: str,
+        kind: OperationKind,
+        subject: str,
+        now: datetime,
+        *,
+        session_key: int | None = None,
+        session_id: str | None = None,
+        total: int = 0,
+        unit: str,
+    ) -> tuple[str, bool]:
+        """The id of the unfinished operation of this kind and subject, and whether it is new. `total` adds up."""
+
+    async def get(self, tenant_id: str, operation_id: str) -> Operation | None: ...
+
+    async def by_id(self, operation_id: str) -> Operation | None: ...
+
+    async def claim(self, operation_id: str, lease: timedelta, now: datetime) -> Operation | None:
+        """Takes the operation for `lease`; None when it is finished or another worker is at it."""
+
+    async def progress(self, operation_id: str, done: int, lease: timedelta, now: datetime) -> bool:
+        """Prolongs the lease. False: it was cancelled."""
+
+    async def finish(
+        self,
+        operation_id: str,
+        state: OperationState,
+        now: datetime,
+        *,
+        error: str | None = None,
+        result: Mapping[str, Any] | None = None,
+    ) -> None: ...
+
+    async def note(self, operation_id: str, result: Mapping[str, Any]) -> None:
+        """Sets the result of an unfinished operation, as far as it is known."""
+
+    async def release(self, operation_id: str, error: str | None) -> None:
+        """Queued again: the next sweep takes it up."""
+
+    async def unfinished(self, tenant_id: str, kind: OperationKind, subject: str) -> Operation | None: ...
+
+    async def abandoned(self, now: datetime, idle: timedelta, limit: int) -> list[Operation]:
+        """Unfinished operations at which nobody works: queued for longer than `idle`, or the lease ran out."""
+
+    async def page(
+        self,
+        tenant_id: str,
+        *,
+        states: Sequence[OperationState] | None,
+        after_id: str | None,
+        limit: int,
+        only_sessions: frozenset[str] | None = None,
+    ) -> list[Operation]:
+        """Newest first."""
+
+    async def counts(self, tenant_id: str | None = None) -> dict[str, int]:
+        """Number by state."""
+
+    async def forget(self, finished_before: datetime) -> int: ...
+
+
+class UnitOfWork(Protocol):
+    """One transaction. The repositories belong to it and end with it."""
+
+    @property
+    def tenants(self) -> TenantRepository: ...
+    @property
+    def keys(self) -> KeyRepository: ...
+    @property
+    def sessions(self) -> SessionRepository: ...
+    @property
+    def events(self) -> EventRepository: ...
+    @property
+    def memories(self) -> MemoryRepository: ...
+    @property
+    def segments(self) -> SegmentRepository: ...
+    @property
+    def clusters(self) -> ClusterRepository: ...
+    @property
+    def summaries(self) -> SummaryRepository: ...
+    @property
+    def changes(self) -> ChangeRepository: ...
+    @property
+    def operations(self) -> OperationRepository: ...
+
+
+class Storage(Protocol):
+    def read(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A consistent view of what is committed. Raises StorageUnavailable."""
+
+    def write(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Commits when the block ends, rolls back when it raises. Keep it short: never embed inside it.
+
+        Raises StorageUnavailable when the database can't be reached or the commit fails.
+        """
+
+    async def ping(self) -> None:
+        """Raises StorageUnavailable."""
+
+    async def erase_leftovers(self) -> None:
+        """Makes deleted rows unreadable in the database's own files, as far as the database lets us (invariant I5)."""
+
+    async def bytes_used(self) -> int: ...
