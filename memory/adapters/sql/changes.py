@@ -1,0 +1,224 @@
+"""The change feed, and the rows that it names as a follower needs them.
+
+On PostgreSQL a sequence number is taken before the commit, so a later number can become visible first and a follower
+that only remembered the highest number would skip rows. Changes are therefore ordered by (transaction, number), and a
+follower's place moves only over changes below the oldest running transaction; the rest is read again next time.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from memory.adapters.sql import rows
+from memory.adapters.sql.statements import is_postgresql, upsert
+from memory.adapters.sql.tables import changes, events, followers, memories, segments, sessions
+from memory.domain.changes import Change, NewChange, Position
+from memory.domain.events import EventVisibility
+from memory.domain.ids import ItemId, event_item, memory_item
+from memory.domain.principals import SHARED, private_to
+from memory.domain.recall import EVENT_KIND
+from memory.domain.segments import SegmentVector
+from memory.ports.storage import ItemFacts
+
+_THIS_TRANSACTION = sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
+_OLDEST_RUNNING = sa.select(
+    sa.cast(sa.cast(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot()), sa.Text), sa.BigInteger)
+)
+_FACTS_OF_EVENTS = (
+    events.c.event_key,
+    events.c.session_key,
+    events.c.seq,
+    events.c.visibility,
+    events.c.role,
+    events.c.agent_id,
+    events.c.created_at,
+    events.c.content,
+)
+
+
+class SqlChanges:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._db = connection
+
+    async def add(self, *added: NewChange) -> Position:
+        xid = _THIS_TRANSACTION if is_postgresql(self._db) else 0
+        last = Position()
+        for new in added:
+            inserted = await self._db.execute(
+                changes.insert()
+                .values(
+                    xid=xid,
+                    tenant_id=new.tenant_id,
+                    kind=new.kind,
+                    session_key=new.session_key,
+                    first_seq=new.first_seq,
+                    last_seq=new.last_seq,
+                    memory_key=new.memory_key,
+                )
+                .returning(changes.c.xid, changes.c.number)
+            )
+            last = Position(*inserted.one())
+        return last
+
+    async def after(self, position: Position, *, tenant_id: str | None = None, limit: int) -> list[Change]:
+        # The horizon is read first: what it calls settled is then certainly in the rows that we see.
+        oldest_running = await self._oldest_running()
+        query = sa.select(changes).where(_beyond(position))
+        if tenant_id is not None:
+            query = query.where(changes.c.tenant_id == tenant_id)
+        query = query.order_by(changes.c.xid, changes.c.number).limit(limit)
+        return [rows.change(row, oldest_running) for row in await self._db.execute(query)]
+
+    async def head(self) -> Position:
+        oldest_running = await self._oldest_running()
+        query = sa.select(changes.c.xid, changes.c.number)
+        if oldest_running is not None:
+            query = query.where(changes.c.xid < oldest_running)
+        row = (await self._db.execute(query.order_by(changes.c.xid.desc(), changes.c.number.desc()).limit(1))).first()
+        return Position() if row is None else Position(row.xid, row.number)
+
+    async def event_facts(self, session_key: int, first_seq: int, last_seq: int) -> list[ItemFacts]:
+        query = sa.select(*_FACTS_OF_EVENTS).where(
+            events.c.session_key == session_key, events.c.seq.between(first_seq, last_seq)
+        )
+        return [_event_facts(row) for row in await self._db.execute(query.order_by(events.c.seq))]
+
+    async def memory_facts(self, memory_key: int) -> ItemFacts | None:
+        query = sa.select(memories).where(memories.c.memory_key == memory_key)
+        row = (await self._db.execute(query)).one_or_none()
+        return None if row is None else _memory_facts(row)
+
+    async def vectors_of_events(
+        self, space: str, session_key: int, first_seq: int, last_seq: int
+    ) -> list[SegmentVector]:
+        condition = sa.and_(
+            segments.c.session_key == session_key,
+            segments.c.seq.between(first_seq, last_seq),
+            segments.c.item % 2 == 0,
+        )
+        return [vector for _, vector in await self._vectors(space, condition)]
+
+    async def vectors_of_memory(self, space: str, memory_key: int) -> list[SegmentVector]:
+        found = await self._vectors(space, segments.c.item == memory_item(memory_key))
+        return [vector for _, vector in found]
+
+    async def all_facts(
+        self, tenant_id: str, after_item: ItemId | None, memories_only: bool, limit: int
+    ) -> list[ItemFacts]:
+        if memories_only:
+            of_memories = sa.select(memories).where(memories.c.tenant_id == tenant_id)
+            if after_item is not None:
+                of_memories = of_memories.where(memories.c.memory_key > after_item // 2)
+            found = await self._db.execute(of_memories.order_by(memories.c.memory_key).limit(limit))
+            return [_memory_facts(row) for row in found]
+        of_events = (
+            sa.select(*_FACTS_OF_EVENTS)
+            .join(sessions, sessions.c.session_key == events.c.session_key)
+            .where(sessions.c.tenant_id == tenant_id)
+        )
+        if after_item is not None:
+            of_events = of_events.where(events.c.event_key > after_item // 2)
+        found = await self._db.execute(of_events.order_by(events.c.event_key).limit(limit))
+        return [_event_facts(row) for row in found]
+
+    async def all_vectors(
+        self, tenant_id: str, space: str, after_key: int, limit: int
+    ) -> list[tuple[int, SegmentVector]]:
+        condition = sa.and_(segments.c.tenant_id == tenant_id, segments.c.segment_key > after_key)
+        return await self._vectors(space, condition, limit)
+
+    async def metadata_values(
+        self, tenant_id: str, session_keys: tuple[int, ...] | None, path: Sequence[str]
+    ) -> list[tuple[ItemId, Any]]:
+        found: list[tuple[ItemId, Any]] = []
+        value = events.c.metadata[tuple(path)]
+        query = (
+            sa.select(events.c.event_key, value)
+            .join(sessions, sessions.c.session_key == events.c.session_key)
+            .where(sessions.c.tenant_id == tenant_id, value.is_not(None))
+        )
+        if session_keys is not None:
+            query = query.where(events.c.session_key.in_(session_keys))
+        found += [(event_item(row[0]), row[1]) for row in await self._db.execute(query)]
+        value = memories.c.metadata[tuple(path)]
+        query = sa.select(memories.c.memory_key, value).where(memories.c.tenant_id == tenant_id, value.is_not(None))
+        found += [(memory_item(row[0]), row[1]) for row in await self._db.execute(query)]
+        return found
+
+    async def follow(self, node: str, position: Position, now: datetime) -> None:
+        place = {"xid": position.xid, "number": position.number, "seen_at": now}
+        statement = upsert(self._db, followers).values(node=node, **place)
+        await self._db.execute(statement.on_conflict_do_update(index_elements=["node"], set_=place))
+
+    async def followed(self, node: str) -> Position | None:
+        row = (await self._db.execute(sa.select(followers).where(followers.c.node == node))).one_or_none()
+        return None if row is None else Position(row.xid, row.number)
+
+    async def unfollow(self, node: str) -> None:
+        never = datetime.fromtimestamp(0, UTC)
+        await self._db.execute(followers.update().where(followers.c.node == node).values(seen_at=never))
+
+    async def slowest(self, alive_since: datetime) -> Position | None:
+        query = sa.select(followers).where(followers.c.seen_at >= alive_since)
+        row = (await self._db.execute(query.order_by(followers.c.xid, followers.c.number).limit(1))).first()
+        return None if row is None else Position(row.xid, row.number)
+
+    async def _oldest_running(self) -> int | None:
+        if not is_postgresql(self._db):
+            return None
+        return (await self._db.execute(_OLDEST_RUNNING)).scalar_one()
+
+    async def _vectors(
+        self, space: str, condition: sa.ColumnElement[bool], limit: int | None = None
+    ) -> list[tuple[int, SegmentVector]]:
+        query = (
+            sa.select(segments.c.segment_key, segments.c.item, segments.c.ordinal, segments.c.vector)
+            .where(condition, segments.c.space == space, segments.c.vector.is_not(None))
+            .order_by(segments.c.segment_key)
+            .limit(limit)
+        )
+        found = await self._db.execute(query)
+        return [(row.segment_key, SegmentVector(row.item, row.ordinal, row.vector)) for row in found]
+
+
+def _beyond(position: Position) -> sa.ColumnElement[bool]:
+    return sa.tuple_(changes.c.xid, changes.c.number) > sa.tuple_(position.xid, position.number)
+
+
+def _event_facts(row: rows.Row) -> ItemFacts:
+    private = row.visibility == EventVisibility.PRIVATE
+    return ItemFacts(
+        item=event_item(row.event_key),
+        session_key=row.session_key,
+        seq=row.seq,
+        audience=private_to(row.agent_id or "") if private else SHARED,
+        kind=EVENT_KIND,
+        role=row.role,
+        agent_id=row.agent_id,
+        created_at=rows.seconds(row.created_at),
+        valid_from=-math.inf,
+        valid_to=math.inf,
+        text=row.content,
+    )
+
+
+def _memory_facts(row: rows.Row) -> ItemFacts:
+    ends = [rows.seconds(end) for end in (row.valid_to, row.expires_at) if end is not None]
+    memory = rows.memory(row)
+    return ItemFacts(
+        item=memory.item,
+        session_key=row.session_key,
+        seq=0,
+        audience=memory.audience,
+        kind=row.kind,
+        role=None,
+        agent_id=row.agent_id,
+        created_at=rows.seconds(row.created_at),
+        valid_from=-math.inf if row.valid_from is None else rows.seconds(row.valid_from),
+        valid_to=min(ends, default=math.inf),
+        text=row.text,
+    )

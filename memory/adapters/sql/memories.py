@@ -1,0 +1,176 @@
+"""Memories, with a row for every version."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from memory.adapters.sql import rows
+from memory.adapters.sql.statements import upsert
+from memory.adapters.sql.tables import memories, memory_versions, segments, sessions
+from memory.domain.ids import memory_item
+from memory.domain.memories import Memory, MemoryVisibility
+from memory.domain.principals import SHARED, TENANT_WIDE, private_to
+
+_SELECT = sa.select(memories, sessions.c.session_id).outerjoin(
+    sessions, sessions.c.session_key == memories.c.session_key
+)
+
+
+class SqlMemories:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._db = connection
+
+    async def add(self, memory: Memory, scope_hash: bytes, by: str | None) -> Memory | None:
+        values = asdict(memory)
+        del values["memory_key"], values["session_id"]
+        if memory.source is not None:
+            values["source"] = {"session_id": memory.source.session_id, "event_ids": list(memory.source.event_ids)}
+        statement = upsert(self._db, memories).values(**values, scope_hash=scope_hash)
+        statement = statement.on_conflict_do_nothing().returning(memories.c.memory_key)
+        memory_key = (await self._db.execute(statement)).scalar_one_or_none()
+        if memory_key is None:
+            return None
+        stored = (await self.by_keys([memory_key]))[0]
+        await self._keep_version(stored, by, stored.created_at)
+        return stored
+
+    async def get(self, tenant_id: str, memory_id: str) -> Memory | None:
+        return await self._one(_by_id(tenant_id, memory_id))
+
+    async def locked(self, tenant_id: str, memory_id: str) -> Memory | None:
+        return await self._one(_by_id(tenant_id, memory_id).with_for_update(of=memories))
+
+    async def by_scope_hash(self, tenant_id: str, scope_hash: bytes) -> Memory | None:
+        query = _SELECT.where(memories.c.tenant_id == tenant_id, memories.c.scope_hash == scope_hash)
+        return await self._one(query)
+
+    async def release_scope_hash(self, memory_key: int) -> None:
+        await self._db.execute(memories.update().where(memories.c.memory_key == memory_key).values(scope_hash=None))
+
+    async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]:
+        query = _SELECT.where(memories.c.memory_key.in_(list(memory_keys)))
+        return [rows.memory(row) for row in await self._db.execute(query)]
+
+    async def page(
+        self,
+        tenant_id: str,
+        audiences: frozenset[str],
+        *,
+        after_key: int | None,
+        limit: int,
+        session_key: int | None = None,
+        kind: str | None = None,
+        agent_id: str | None = None,
+        only_sessions: frozenset[str] | None = None,
+    ) -> list[Memory]:
+        query = _SELECT.where(memories.c.tenant_id == tenant_id, _visible(audiences))
+        if after_key is not None:
+            query = query.where(memories.c.memory_key < after_key)
+        for column, value in (
+            (memories.c.session_key, session_key),
+            (memories.c.kind, kind),
+            (memories.c.agent_id, agent_id),
+        ):
+            if value is not None:
+                query = query.where(column == value)
+        if only_sessions is not None:
+            reachable = sa.or_(memories.c.session_key.is_(None), sessions.c.session_id.in_(only_sessions))
+            query = query.where(reachable)
+        query = query.order_by(memories.c.memory_key.desc()).limit(limit)
+        return [rows.memory(row) for row in await self._db.execute(query)]
+
+    async def update(
+        self, memory: Memory, changes: Mapping[str, Any], scope_hash: bytes | None, by: str | None, now: datetime
+    ) -> Memory:
+        await self._db.execute(
+            memories.update()
+            .where(memories.c.memory_key == memory.memory_key)
+            .values(**changes, scope_hash=scope_hash, version=memory.version + 1, updated_at=now)
+        )
+        stored = (await self.by_keys([memory.memory_key]))[0]
+        await self._keep_version(stored, by, now)
+        return stored
+
+    async def text_at(self, memory_keys: Sequence[int], moment: datetime) -> dict[int, str]:
+        query = (
+            sa.select(memory_versions.c.memory_key, memory_versions.c.text)
+            .where(memory_versions.c.memory_key.in_(list(memory_keys)), memory_versions.c.changed_at <= moment)
+            .order_by(memory_versions.c.memory_key, memory_versions.c.version)
+        )
+        return {row.memory_key: row.text for row in await self._db.execute(query)}
+
+    async def unsegmented(self, tenant_id: str, limit: int) -> list[Memory]:
+        query = _SELECT.where(memories.c.tenant_id == tenant_id, memories.c.segmented_version < memories.c.version)
+        query = query.order_by(memories.c.memory_key).limit(limit)
+        return [rows.memory(row) for row in await self._db.execute(query)]
+
+    async def mark_segmented(self, memory: Memory) -> None:
+        await self._db.execute(
+            memories.update().where(memories.c.memory_key == memory.memory_key).values(segmented_version=memory.version)
+        )
+
+    async def used(self, memory_keys: Sequence[int], now: datetime) -> None:
+        await self._db.execute(
+            memories.update()
+            .where(memories.c.memory_key.in_(list(memory_keys)))
+            .values(access_count=memories.c.access_count + 1, last_accessed_at=now)
+        )
+
+    async def purge(self, memory_key: int) -> dict[str, int]:
+        of_memory = segments.c.item == memory_item(memory_key)
+        vectors = sa.select(sa.func.count()).where(of_memory, segments.c.vector.is_not(None))
+        counts = {"vectors": (await self._db.execute(vectors)).scalar_one()}
+        counts["segments"] = (await self._db.execute(segments.delete().where(of_memory))).rowcount
+        for table in (memory_versions, memories):
+            deleted = await self._db.execute(table.delete().where(table.c.memory_key == memory_key))
+        return counts | {"memories": deleted.rowcount}
+
+    async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[int]:
+        source = memories.c.source["session_id"].as_string()
+        query = sa.select(memories.c.memory_key).where(
+            memories.c.tenant_id == tenant_id,
+            sa.or_(memories.c.session_key == session_key, source == session_id),
+        )
+        return list((await self._db.execute(query)).scalars())
+
+    async def count(self, tenant_id: str) -> int:
+        query = sa.select(sa.func.count()).where(memories.c.tenant_id == tenant_id)
+        return (await self._db.execute(query)).scalar_one()
+
+    async def _one(self, query: sa.Select[Any]) -> Memory | None:
+        row = (await self._db.execute(query)).one_or_none()
+        return None if row is None else rows.memory(row)
+
+    async def _keep_version(self, memory: Memory, by: str | None, now: datetime) -> None:
+        await self._db.execute(
+            memory_versions.insert().values(
+                memory_key=memory.memory_key,
+                version=memory.version,
+                text=memory.text,
+                metadata=memory.metadata,
+                visibility=memory.visibility,
+                valid_to=memory.valid_to,
+                pinned=memory.pinned,
+                changed_at=now,
+                changed_by=by,
+            )
+        )
+
+
+def _by_id(tenant_id: str, memory_id: str) -> sa.Select[Any]:
+    return _SELECT.where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
+
+
+def _visible(audiences: frozenset[str]) -> sa.ColumnElement[bool]:
+    agents = [a.removeprefix(private_to("")) for a in audiences if a.startswith(private_to(""))]
+    shared = [
+        visibility
+        for audience, visibility in ((SHARED, MemoryVisibility.SESSION), (TENANT_WIDE, MemoryVisibility.TENANT))
+        if audience in audiences
+    ]
+    private = sa.and_(memories.c.visibility == MemoryVisibility.PRIVATE, memories.c.agent_id.in_(agents))
+    return sa.or_(memories.c.visibility.in_(shared), private)

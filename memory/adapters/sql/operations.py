@@ -1,0 +1,155 @@
+"""Operations, which are also the outbox."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from memory.adapters.sql import rows
+from memory.adapters.sql.statements import upsert
+from memory.adapters.sql.tables import operations
+from memory.domain.ids import new_id
+from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState
+
+_UNFINISHED = operations.c.state.in_(UNFINISHED)
+
+
+class SqlOperations:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._db = connection
+
+    async def enqueue(
+        self,
+        tenant_id: str,
+        kind: OperationKind,
+        subject: str,
+        now: datetime,
+        *,
+        session_key: int | None = None,
+        session_id: str | None = None,
+        total: int = 0,
+        unit: str,
+    ) -> tuple[str, bool]:
+        proposed = new_id()
+        statement = upsert(self._db, operations).values(
+            operation_id=proposed,
+            tenant_id=tenant_id,
+            kind=kind,
+            subject=subject,
+            session_key=session_key,
+            session_id=session_id,
+            state=OperationState.QUEUED,
+            total=total,
+            unit=unit,
+            created_at=now,
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=["tenant_id", "kind", "subject"],
+            index_where=sa.text("state IN ('queued', 'running')"),
+            set_={"total": operations.c.total + total},
+        ).returning(operations.c.operation_id)
+        operation_id = (await self._db.execute(statement)).scalar_one()
+        return operation_id, operation_id == proposed
+
+    async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
+        found = await self.by_id(operation_id)
+        return found if found is not None and found.tenant_id == tenant_id else None
+
+    async def by_id(self, operation_id: str) -> Operation | None:
+        query = sa.select(operations).where(operations.c.operation_id == operation_id)
+        row = (await self._db.execute(query)).one_or_none()
+        return None if row is None else rows.operation(row)
+
+    async def claim(self, operation_id: str, lease: timedelta, now: datetime) -> Operation | None:
+        free = sa.or_(operations.c.lease_until.is_(None), operations.c.lease_until < now)
+        statement = (
+            operations.update()
+            .where(operations.c.operation_id == operation_id, _UNFINISHED, free)
+            .values(
+                state=OperationState.RUNNING,
+                attempts=operations.c.attempts + 1,
+                lease_until=now + lease,
+                started_at=sa.func.coalesce(
+                    operations.c.started_at, sa.bindparam("now", now, operations.c.started_at.type)
+                ),
+            )
+            .returning(operations)
+        )
+        row = (await self._db.execute(statement)).one_or_none()
+        return None if row is None else rows.operation(row)
+
+    async def progress(self, operation_id: str, done: int, lease: timedelta, now: datetime) -> bool:
+        statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
+        updated = await self._db.execute(statement.values(done=operations.c.done + done, lease_until=now + lease))
+        return updated.rowcount == 1
+
+    async def finish(
+        self,
+        operation_id: str,
+        state: OperationState,
+        now: datetime,
+        *,
+        error: str | None = None,
+        result: Mapping[str, Any] | None = None,
+    ) -> None:
+        statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
+        values: dict[str, Any] = {"state": state, "finished_at": now, "lease_until": None, "error": error}
+        if state is OperationState.SUCCEEDED:
+            values["done"] = operations.c.total
+        await self._db.execute(statement.values(**values, result=None if result is None else dict(result)))
+
+    async def note(self, operation_id: str, result: Mapping[str, Any]) -> None:
+        statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
+        await self._db.execute(statement.values(result=dict(result)))
+
+    async def release(self, operation_id: str, error: str | None) -> None:
+        statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
+        await self._db.execute(statement.values(state=OperationState.QUEUED, lease_until=None, error=error))
+
+    async def unfinished(self, tenant_id: str, kind: OperationKind, subject: str) -> Operation | None:
+        query = sa.select(operations).where(
+            operations.c.tenant_id == tenant_id,
+            operations.c.kind == kind,
+            operations.c.subject == subject,
+            _UNFINISHED,
+        )
+        row = (await self._db.execute(query)).one_or_none()
+        return None if row is None else rows.operation(row)
+
+    async def abandoned(self, now: datetime, idle: timedelta, limit: int) -> list[Operation]:
+        waiting = sa.and_(operations.c.lease_until.is_(None), operations.c.created_at < now - idle)
+        query = sa.select(operations).where(_UNFINISHED, sa.or_(waiting, operations.c.lease_until < now))
+        query = query.order_by(operations.c.created_at).limit(limit)
+        return [rows.operation(row) for row in await self._db.execute(query)]
+
+    async def page(
+        self,
+        tenant_id: str,
+        *,
+        states: Sequence[OperationState] | None,
+        after_id: str | None,
+        limit: int,
+        only_sessions: frozenset[str] | None = None,
+    ) -> list[Operation]:
+        query = sa.select(operations).where(operations.c.tenant_id == tenant_id)
+        if states is not None:
+            query = query.where(operations.c.state.in_(states))
+        if after_id is not None:
+            query = query.where(operations.c.operation_id < after_id)
+        if only_sessions is not None:
+            query = query.where(operations.c.session_id.in_(only_sessions))
+        query = query.order_by(operations.c.operation_id.desc()).limit(limit)
+        return [rows.operation(row) for row in await self._db.execute(query)]
+
+    async def counts(self, tenant_id: str | None = None) -> dict[str, int]:
+        query = sa.select(operations.c.state, sa.func.count()).group_by(operations.c.state)
+        if tenant_id is not None:
+            query = query.where(operations.c.tenant_id == tenant_id)
+        counts = {row[0]: row[1] for row in await self._db.execute(query)}
+        return {state.value: counts.get(state.value, 0) for state in OperationState}
+
+    async def forget(self, finished_before: datetime) -> int:
+        statement = operations.delete().where(operations.c.finished_at < finished_before)
+        return (await self._db.execute(statement)).rowcount

@@ -1,0 +1,93 @@
+"""How does a row become a value of the domain?"""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from memory.domain.changes import Change, ChangeKind, Position
+from memory.domain.events import Event, EventVisibility, Role
+from memory.domain.memories import Memory, MemoryKind, MemorySource, MemoryVisibility
+from memory.domain.operations import Operation, OperationKind, OperationState, Progress
+from memory.domain.principals import Key, KeyScope
+from memory.domain.segments import Cluster, TierSegment
+from memory.domain.sessions import Session
+
+Row = sa.Row[*tuple[Any, ...]]
+
+
+def session(row: Row) -> Session:
+    return Session(**row._mapping)
+
+
+def event(row: Row) -> Event:
+    values = dict(row._mapping)
+    del values["tokenizer"]
+    values["role"] = Role(values["role"])
+    values["visibility"] = EventVisibility(values["visibility"])
+    return Event(**values)
+
+
+def memory(row: Row) -> Memory:
+    """A row of `memories`, with `session_id` where it was joined."""
+    values: dict[str, Any] = {"session_id": None, **row._mapping}
+    del values["segmented_version"], values["scope_hash"]
+    values["kind"] = MemoryKind(values["kind"])
+    values["visibility"] = MemoryVisibility(values["visibility"])
+    source = values["source"]
+    values["source"] = source and MemorySource(source["session_id"], tuple(source["event_ids"]))
+    return Memory(**values)
+
+
+def operation(row: Row) -> Operation:
+    return Operation(
+        operation_id=row.operation_id,
+        tenant_id=row.tenant_id,
+        kind=OperationKind(row.kind),
+        session_key=row.session_key,
+        session_id=row.session_id,
+        state=OperationState(row.state),
+        progress=Progress(row.done, row.total, row.unit),
+        attempts=row.attempts,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        error=row.error,
+        result=row.result,
+    )
+
+
+def key(row: Row) -> Key:
+    return Key(
+        key_id=row.key_id,
+        tenant_id=row.tenant_id,
+        secret_hash=row.secret_hash,
+        scopes=frozenset(KeyScope(scope) for scope in row.scopes),
+        agent_id=row.agent_id,
+        session_ids=None if row.session_ids is None else frozenset(row.session_ids),
+    )
+
+
+def change(row: Row, oldest_running: int | None) -> Change:
+    return Change(
+        position=Position(row.xid, row.number),
+        settled=oldest_running is None or row.xid < oldest_running,
+        kind=ChangeKind(row.kind),
+        tenant_id=row.tenant_id,
+        session_key=row.session_key,
+        first_seq=row.first_seq,
+        last_seq=row.last_seq,
+        memory_key=row.memory_key,
+    )
+
+
+def tier_segment(row: Row) -> TierSegment:
+    return TierSegment(**{**row._mapping, "last_use": seconds(row.last_use)})
+
+
+def cluster(row: Row) -> Cluster:
+    return Cluster(**row._mapping)
+
+
+def seconds(moment: datetime) -> float:
+    return moment.timestamp()

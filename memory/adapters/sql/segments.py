@@ -1,0 +1,178 @@
+"""Segments with their vectors, and which of them the semantic tier holds."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from memory.adapters.sql import rows
+from memory.adapters.sql.statements import parts, upsert
+from memory.adapters.sql.tables import events, memories, segments
+from memory.domain.ids import ItemId, is_memory, item_key
+from memory.domain.segments import NewSegment, PendingSegment, Span, TierSegment
+
+_TIER_COLUMNS = (
+    segments.c.segment_key,
+    segments.c.item,
+    segments.c.seq,
+    segments.c.turn,
+    segments.c.audience,
+    segments.c.vector,
+    segments.c.cluster_key,
+    segments.c.uses,
+    segments.c.last_use,
+)
+
+
+class SqlSegments:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._db = connection
+
+    async def add(self, tenant_id: str, space: str, added: Sequence[NewSegment], now: datetime) -> None:
+        if not added:
+            return
+        values = [
+            {
+                "tenant_id": tenant_id,
+                "session_key": s.session_key,
+                "item": s.item,
+                "ordinal": s.ordinal,
+                "seq": s.seq,
+                "turn": s.turn,
+                "audience": s.audience,
+                "char_start": s.span.start,
+                "char_end": s.span.end,
+                "content_hash": s.content_hash,
+                "space": space,
+                "last_use": now,
+            }
+            for s in added
+        ]
+        await self._db.execute(upsert(self._db, segments).on_conflict_do_nothing(), values)
+
+    async def remove_item(self, item: ItemId) -> int:
+        return (await self._db.execute(segments.delete().where(segments.c.item == item))).rowcount
+
+    async def pending(self, tenant_id: str, space: str, session_key: int | None, limit: int) -> list[PendingSegment]:
+        query = sa.select(segments).where(
+            segments.c.session_key == session_key
+            if session_key is not None
+            else sa.and_(segments.c.tenant_id == tenant_id, segments.c.item % 2 == 1),
+            segments.c.vector.is_(None),
+            segments.c.space == space,
+        )
+        if session_key is not None:
+            query = query.where(segments.c.item % 2 == 0)
+        return await self._with_texts(query.order_by(segments.c.segment_key).limit(limit))
+
+    async def pending_items(self, space: str, items: Sequence[ItemId]) -> list[PendingSegment]:
+        query = sa.select(segments).where(
+            segments.c.item.in_(list(items)), segments.c.vector.is_(None), segments.c.space == space
+        )
+        return await self._with_texts(query.order_by(segments.c.segment_key))
+
+    async def vectors_by_hash(self, tenant_id: str, space: str, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for part in parts(list(hashes)):
+            query = sa.select(segments.c.content_hash, segments.c.vector).where(
+                segments.c.tenant_id == tenant_id,
+                segments.c.space == space,
+                segments.c.content_hash.in_(part),
+                segments.c.vector.is_not(None),
+            )
+            found |= {row.content_hash: row.vector for row in await self._db.execute(query)}
+        return found
+
+    async def set_vectors(self, vectors: Mapping[int, bytes], now: datetime) -> None:
+        statement = (
+            segments.update()
+            .where(segments.c.segment_key == sa.bindparam("key"), segments.c.vector.is_(None))
+            .values(vector=sa.bindparam("new_vector"), last_use=now)
+        )
+        await self._db.execute(statement, [{"key": k, "new_vector": v} for k, v in vectors.items()])
+
+    async def newest(self, session_key: int, space: str) -> list[TierSegment]:
+        return await self._tier(session_key, space, segments.c.semantic.is_(None))
+
+    async def held(self, session_key: int, space: str) -> list[TierSegment]:
+        return await self._tier(session_key, space, segments.c.semantic.is_(True))
+
+    async def hold(self, assignment: Mapping[int, int | None]) -> None:
+        if not assignment:
+            return
+        statement = (
+            segments.update()
+            .where(segments.c.segment_key == sa.bindparam("key"))
+            .values(cluster_key=sa.bindparam("cluster"), semantic=sa.bindparam("held"))
+        )
+        values = [{"key": k, "cluster": c, "held": c is not None} for k, c in assignment.items()]
+        await self._db.execute(statement, values)
+
+    async def used(self, items: Sequence[ItemId], now: datetime) -> None:
+        await self._db.execute(
+            segments.update()
+            .where(segments.c.item.in_(list(items)), segments.c.semantic.is_(True))
+            .values(uses=segments.c.uses + 1, last_use=now)
+        )
+
+    async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
+        query = sa.select(segments.c.item).where(segments.c.item.in_(list(items)), segments.c.semantic.is_(True))
+        return set((await self._db.execute(query)).scalars())
+
+    async def spans(self, space: str, items: Sequence[ItemId]) -> dict[ItemId, list[tuple[Span, bytes | None]]]:
+        query = sa.select(segments.c.item, segments.c.char_start, segments.c.char_end, segments.c.vector).where(
+            segments.c.item.in_(list(items)), segments.c.space == space
+        )
+        found: dict[ItemId, list[tuple[Span, bytes | None]]] = {}
+        for row in await self._db.execute(query.order_by(segments.c.item, segments.c.ordinal)):
+            found.setdefault(row.item, []).append((Span(row.char_start, row.char_end), row.vector))
+        return found
+
+    async def counts(self, tenant_id: str) -> dict[str, int]:
+        query = sa.select(
+            sa.func.count(),
+            sa.func.count().filter(segments.c.vector.is_(None)),
+            sa.func.count().filter(segments.c.semantic.is_(True)),
+            sa.func.coalesce(sa.func.sum(sa.func.length(segments.c.vector)), 0),
+        ).where(segments.c.tenant_id == tenant_id)
+        total, pending, held, size = (await self._db.execute(query)).one()
+        return {"segments": total, "pending": pending, "held": held, "bytes": int(size)}
+
+    async def _tier(self, session_key: int, space: str, condition: sa.ColumnElement[bool]) -> list[TierSegment]:
+        query = sa.select(*_TIER_COLUMNS).where(
+            segments.c.session_key == session_key,
+            segments.c.item % 2 == 0,
+            segments.c.space == space,
+            segments.c.vector.is_not(None),
+            condition,
+        )
+        return [rows.tier_segment(row) for row in await self._db.execute(query.order_by(segments.c.segment_key))]
+
+    async def _with_texts(self, query: sa.Select[Any]) -> list[PendingSegment]:
+        found = list(await self._db.execute(query))
+        texts = await self._texts([row.item for row in found])
+        return [
+            PendingSegment(
+                row.segment_key,
+                row.item,
+                row.seq,
+                row.content_hash,
+                texts[row.item][row.char_start : row.char_end],
+            )
+            for row in found
+            if row.item in texts  # purged in between: its segments are about to go as well
+        ]
+
+    async def _texts(self, items: Sequence[ItemId]) -> dict[ItemId, str]:
+        texts: dict[ItemId, str] = {}
+        for key, text, table, odd in (
+            (events.c.event_key, events.c.content, events, 0),
+            (memories.c.memory_key, memories.c.text, memories, 1),
+        ):
+            wanted = sorted({item_key(item) for item in items if is_memory(item) == bool(odd)})
+            if wanted:
+                query = sa.select(key, text).select_from(table).where(key.in_(wanted))
+                texts |= {row[0] * 2 + odd: row[1] for row in await self._db.execute(query)}
+        return texts

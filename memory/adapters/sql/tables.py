@@ -1,0 +1,278 @@
+"""Which rows does the memory keep? One definition for SQLite and PostgreSQL."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Instant(sa.types.TypeDecorator[datetime]):
+    """A moment as microseconds since 1970 UTC: orders and compares alike in both databases."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
+        return None if value is None else round(value.timestamp() * 1_000_000)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else datetime.fromtimestamp(value / 1_000_000, UTC)
+
+
+Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+Id = sa.String(128)
+
+
+def _key(name: str) -> sa.Column[int]:
+    return sa.Column(name, Key, primary_key=True, autoincrement=True)
+
+
+def _session_key(*, nullable: bool = False, index: bool = False) -> sa.Column[int]:
+    return sa.Column("session_key", Key, nullable=nullable, index=index)
+
+
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("tenant_id", Id, primary_key=True),
+    sa.Column("secret", sa.LargeBinary, nullable=False, comment="keys the HMACs of this tenant's texts"),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("key_id", Id, primary_key=True),
+    sa.Column("tenant_id", Id, sa.ForeignKey("tenants.tenant_id"), nullable=False, index=True),
+    sa.Column("secret_hash", sa.LargeBinary, nullable=False),
+    sa.Column("scopes", Json, nullable=False),
+    sa.Column("agent_id", Id),
+    sa.Column("session_ids", Json),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    _key("session_key"),
+    sa.Column("tenant_id", Id, sa.ForeignKey("tenants.tenant_id"), nullable=False),
+    sa.Column("session_id", Id, nullable=False),
+    sa.Column("title", sa.Text),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("window_tokens", sa.Integer, nullable=False),
+    sa.Column("semantic_turns", sa.Integer, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.Column("last_seq", sa.BigInteger, nullable=False, default=0),
+    sa.Column("event_count", sa.BigInteger, nullable=False, default=0),
+    sa.Column("token_count", sa.BigInteger, nullable=False, default=0),
+    sa.Column("shared_tokens", sa.BigInteger, nullable=False, default=0),
+    sa.Column("turns", sa.BigInteger, nullable=False, default=0),
+    sa.Column("version", sa.Integer, nullable=False, default=1),
+    sa.Column("segmented_seq", sa.BigInteger, nullable=False, default=0),
+    sa.Column("semantic_version", sa.Integer, nullable=False, default=0),
+    sa.UniqueConstraint("tenant_id", "session_id"),
+    sqlite_autoincrement=True,
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    _key("event_key"),
+    _session_key(),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("event_id", Id, nullable=False),
+    sa.Column("agent_id", Id),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("name", sa.Text),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("visibility", sa.String(16), nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("token_count", sa.Integer, nullable=False),
+    sa.Column("token_start", sa.BigInteger, nullable=False),
+    sa.Column("turn", sa.BigInteger, nullable=False),
+    sa.Column("tokenizer", sa.String(64), nullable=False, comment="what the tokens were counted with"),
+    sa.ForeignKeyConstraint(["session_key"], ["sessions.session_key"]),
+    sa.UniqueConstraint("session_key", "seq"),
+    sa.UniqueConstraint("session_key", "event_id"),
+    sa.Index("ix_events_session_key_token_start", "session_key", "token_start"),
+    sqlite_autoincrement=True,
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), primary_key=True),
+    sa.Column("key_hash", sa.LargeBinary, primary_key=True),
+    sa.Column("request_hash", sa.LargeBinary, nullable=False),
+    sa.Column("first_seq", sa.BigInteger, nullable=False),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+    sa.Column("event_ids", Json, nullable=False),
+    sa.Column("token_count", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Instant, nullable=False, index=True),
+)
+
+memories = sa.Table(
+    "memories",
+    metadata,
+    _key("memory_key"),
+    sa.Column("tenant_id", Id, sa.ForeignKey("tenants.tenant_id"), nullable=False),
+    sa.Column("memory_id", Id, nullable=False),
+    sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), index=True),
+    sa.Column("agent_id", Id),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("visibility", sa.String(16), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("valid_from", Instant),
+    sa.Column("valid_to", Instant),
+    sa.Column("expires_at", Instant),
+    sa.Column("pinned", sa.Boolean, nullable=False),
+    sa.Column("source", Json),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("segmented_version", sa.Integer, nullable=False, default=0),
+    sa.Column("token_count", sa.Integer, nullable=False),
+    sa.Column("scope_hash", sa.LargeBinary, comment="one text per scope: unique while the memory is valid"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.Column("access_count", sa.BigInteger, nullable=False, default=0),
+    sa.Column("last_accessed_at", Instant),
+    sa.UniqueConstraint("tenant_id", "memory_id"),
+    sa.UniqueConstraint("tenant_id", "scope_hash"),
+    sqlite_autoincrement=True,
+)
+
+memory_versions = sa.Table(
+    "memory_versions",
+    metadata,
+    sa.Column("memory_key", Key, sa.ForeignKey("memories.memory_key"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("visibility", sa.String(16), nullable=False),
+    sa.Column("valid_to", Instant),
+    sa.Column("pinned", sa.Boolean, nullable=False),
+    sa.Column("changed_at", Instant, nullable=False),
+    sa.Column("changed_by", Id),
+)
+
+clusters = sa.Table(
+    "clusters",
+    metadata,
+    _key("cluster_key"),
+    sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), nullable=False, index=True),
+    sa.Column("audience", sa.String(160), nullable=False),
+    sa.Column("centroid", sa.LargeBinary, nullable=False, comment="float32, 256 dimensions"),
+    sa.Column("size", sa.Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+segments = sa.Table(
+    "segments",
+    metadata,
+    _key("segment_key"),
+    sa.Column("tenant_id", Id, nullable=False),
+    _session_key(nullable=True),
+    sa.Column("item", sa.BigInteger, nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("turn", sa.BigInteger, nullable=False),
+    sa.Column("audience", sa.String(160), nullable=False, comment="its visibility class"),
+    sa.Column("char_start", sa.Integer, nullable=False),
+    sa.Column("char_end", sa.Integer, nullable=False),
+    sa.Column("content_hash", sa.LargeBinary, nullable=False),
+    sa.Column("space", sa.String(128), nullable=False),
+    sa.Column("vector", sa.LargeBinary, comment="float16; null until embedded"),
+    sa.Column("cluster_key", Key, sa.ForeignKey("clusters.cluster_key"), index=True),
+    sa.Column("semantic", sa.Boolean, comment="held by the semantic tier; null until it has seen the segment"),
+    sa.Column("uses", sa.Integer, nullable=False, default=0),
+    sa.Column("last_use", Instant, nullable=False),
+    sa.UniqueConstraint("item", "space", "ordinal"),
+    sa.Index("ix_segments_session_key_seq", "session_key", "seq"),
+    sa.Index("ix_segments_content", "tenant_id", "space", "content_hash"),
+    sa.Index(
+        "ix_segments_pending",
+        "session_key",
+        "segment_key",
+        sqlite_where=sa.text("vector IS NULL"),
+        postgresql_where=sa.text("vector IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+summaries = sa.Table(
+    "summaries",
+    metadata,
+    sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), primary_key=True),
+    sa.Column("step", sa.BigInteger, primary_key=True, comment="made of the shared log up to step * 4,096 tokens"),
+    sa.Column("sentences", Json, nullable=False),
+)
+
+operations = sa.Table(
+    "operations",
+    metadata,
+    sa.Column("operation_id", Id, primary_key=True),
+    sa.Column("tenant_id", Id, nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("subject", sa.String(64), nullable=False, comment="session:<key> or memories: what it is about"),
+    _session_key(nullable=True),
+    sa.Column("session_id", Id),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("done", sa.BigInteger, nullable=False, default=0),
+    sa.Column("total", sa.BigInteger, nullable=False, default=0),
+    sa.Column("unit", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("lease_until", Instant, comment="a worker is at it until then; the sweep takes it up again afterwards"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("started_at", Instant),
+    sa.Column("finished_at", Instant),
+    sa.Column("error", sa.Text),
+    sa.Column("result", Json),
+    sa.Index(
+        "uq_operations_unfinished",
+        "tenant_id",
+        "kind",
+        "subject",
+        unique=True,
+        sqlite_where=sa.text("state IN ('queued', 'running')"),
+        postgresql_where=sa.text("state IN ('queued', 'running')"),
+    ),
+)
+
+changes = sa.Table(
+    "changes",
+    metadata,
+    _key("number"),
+    sa.Column("xid", sa.BigInteger, nullable=False, comment="the writing transaction; 0 on SQLite"),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    _session_key(nullable=True),
+    sa.Column("first_seq", sa.BigInteger, nullable=False, default=0),
+    sa.Column("last_seq", sa.BigInteger, nullable=False, default=0),
+    sa.Column("memory_key", Key),
+    sa.Index("ix_changes_tenant_id_xid_number", "tenant_id", "xid", "number"),
+    sa.Index("ix_changes_xid_number", "xid", "number"),
+    sqlite_autoincrement=True,
+)
+
+followers = sa.Table(
+    "followers",
+    metadata,
+    sa.Column("node", Id, primary_key=True),
+    sa.Column("xid", sa.BigInteger, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("seen_at", Instant, nullable=False),
+)
