@@ -1,0 +1,1 @@
+"""Embedders and tokenizers. Importing this package does not import torch."""

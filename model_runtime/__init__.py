@@ -1,0 +1,1 @@
+"""Where torch lives: embedders, generators and the KV cache. Knows nothing of `memory`."""
