@@ -1,0 +1,1 @@
+"""From a question to a ranked list: pure functions over what the tiers found."""

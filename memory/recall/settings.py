@@ -1,0 +1,10 @@
+"""How much is looked at and shown?"""
+
+from pydantic import BaseModel, Field
+
+
+class RecallSettings(BaseModel):
+    passage_tokens: int = Field(
+        default=512, ge=32, description="A longer event is shown by its best passage of about this many tokens."
+    )
+    max_query_tokens: int = Field(default=8_192, ge=1, description="A longer query is refused.")

@@ -1,0 +1,1 @@
+"""Hot: the recent window of a session, and its KV."""

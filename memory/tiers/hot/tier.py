@@ -1,0 +1,143 @@
+"""The recent window of a session: kept verbatim in the log, its KV wherever the KV store has room.
+
+The window itself is derived from the log (see policy), so there is nothing to lose; what the tier does is to tell the
+KV store which token ranges are in it and which have left.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from memory.domain.events import Event
+from memory.domain.ids import ItemId
+from memory.domain.recall import TierName
+from memory.domain.sessions import Session
+from memory.ports.indexes import LexicalDocument, LexicalIndex, LexicalScope
+from memory.ports.kv import KVStore, TokenRange
+from memory.ports.storage import Storage, UnitOfWork
+from memory.tiers.base import Candidates, Floats, Question, TierStats
+from memory.tiers.hot import policy
+from memory.tiers.hot.settings import HotSettings
+from memory.tiers.scan import Words, candidates, matching
+
+# A recall from the window alone reads its events: the newest of each session, up to this many.
+_SCANNED = 2_000
+_SESSIONS = 16
+
+
+class HotTier:
+    name: ClassVar = TierName.HOT
+    holds: ClassVar = "the recent window of each session, token by token, and its KV"
+    bound: ClassVar = "window_tokens of the session"
+
+    def __init__(
+        self, *, storage: Storage, kv: KVStore, words: type[LexicalIndex], space: str, settings: HotSettings
+    ) -> None:
+        self._storage = storage
+        self._kv = kv
+        self._words = words
+        self._space = space
+        self._settings = settings
+
+    async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
+        if session_key is None:
+            return 0
+        async with self._storage.read() as tx:
+            session = (await tx.sessions.by_keys([session_key])).get(session_key)
+            held = await self.window(tx, session) if session is not None else []
+        await self._kv.keep(session_key, held)
+        return len(held)
+
+    async def recall(self, question: Question) -> Candidates:
+        """Reads the window of each session in scope and compares it event by event, with no index."""
+        scope = question.scope
+        async with self._storage.read() as tx:
+            keys = scope.session_keys
+            if keys is None:
+                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=_SESSIONS, only=None)
+                keys = tuple(session.session_key for session in newest)
+            sessions = await tx.sessions.by_keys(keys[-_SESSIONS:])
+            events: list[Event] = []
+            vectors: dict[ItemId, list[bytes]] = {}
+            for session in sessions.values():
+                found = await self._newest(tx, session, question)
+                events += found
+                if found:
+                    await self._collect(tx, session, found, vectors)
+        ids = {key: session.session_id for key, session in sessions.items()}
+        events = matching(events, scope, question.conditions, ids)
+        return self._compared(question, events, vectors)
+
+    async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
+        """Tells the KV store to drop what has left the window; the number of blocks that went."""
+        if session_key is None:
+            return 0
+        async with self._storage.read() as tx:
+            session = (await tx.sessions.by_keys([session_key])).get(session_key)
+            if session is None:
+                return 0
+            start = self.window_begin(session)
+            left = await tx.events.shared_from(session_key, 0, below=start, limit=1_000_000) if start else []
+        return await self._kv.drop(session_key, policy.ranges(left, self._grid(session))) if left else 0
+
+    async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
+        return {"kv_blocks": await self._kv.drop(session_key) if session_key is not None else 0}
+
+    async def stats(self, tenant_id: str) -> TierStats:
+        async with self._storage.read() as tx:
+            totals = await tx.sessions.totals(tenant_id)
+        return TierStats(items=totals["tokens"], bytes=0, details={"sessions": totals["sessions"]})
+
+    async def verify(self, tenant_id: str) -> list[str]:
+        return await self._kv.verify()
+
+    def window_begin(self, session: Session) -> int:
+        """The place on the token axis from which events are in the window."""
+        return policy.threshold(session.shared_tokens, session.window_tokens, self._grid(session))
+
+    def _grid(self, session: Session) -> int:
+        return policy.grid_of(session.window_tokens, self._settings.range_tokens)
+
+    async def tokens(self, tx: UnitOfWork, session: Session) -> int:
+        """Tokens in the window, exactly."""
+        start = self.window_begin(session)
+        if not start:
+            return session.shared_tokens
+        first = await tx.sessions.window_start(session.session_key, start)
+        return 0 if first is None else session.shared_tokens - first
+
+    async def window(self, tx: UnitOfWork, session: Session) -> list[TokenRange]:
+        """The ranges in the window, oldest first."""
+        events = await tx.events.shared_from(session.session_key, self.window_begin(session), limit=1_000_000)
+        return policy.ranges(events, self._grid(session))
+
+    async def _newest(self, tx: UnitOfWork, session: Session, question: Question) -> list[Event]:
+        start, audiences = self.window_begin(session), question.scope.audiences
+        found = await tx.events.page(session.session_key, audiences, limit=_SCANNED, descending=True)
+        return [event for event in found if event.token_start >= start]
+
+    async def _collect(
+        self, tx: UnitOfWork, session: Session, events: list[Event], vectors: dict[ItemId, list[bytes]]
+    ) -> None:
+        first, last = events[-1].seq, events[0].seq
+        for found in await tx.changes.vectors_of_events(self._space, session.session_key, first, last):
+            vectors.setdefault(found.item, []).append(found.vector)
+
+    def _compared(self, question: Question, events: list[Event], vectors: dict[ItemId, list[bytes]]) -> Candidates:
+        index = self._words()
+        index.put([LexicalDocument(e.item, e.session_key, e.audience, e.content) for e in events])
+        terms = tuple(dict.fromkeys(index.analyze(question.text)))
+        hits = index.search(terms, len(events), LexicalScope(None, question.scope.audiences))
+        place = {event.item: at for at, event in enumerate(events)}
+        found = [place[item] for item in hits.items.tolist()]
+        lexical = np.zeros(len(events), np.float32)
+        coverage = np.zeros((len(events), len(terms)), np.bool_)
+        lexical[found], coverage[found] = hits.scores, hits.matches
+        dense = np.array([_best(question.vector, vectors.get(event.item)) for event in events], np.float32)
+        return candidates(question.text, events, dense, Words(terms, hits.term_weights, lexical, coverage))
+
+
+def _best(query: Floats | None, vectors: list[bytes] | None) -> float:
+    if query is None or not vectors:
+        return float("nan")
+    return float(max(np.frombuffer(vector, "<f2").astype(np.float32) @ query for vector in vectors))

@@ -1,0 +1,1 @@
+"""Long-term: everything, found by vector and by word, for ever."""

@@ -1,0 +1,17 @@
+"""How far does a search look, and when are the indexes written to disk?"""
+
+from pydantic import BaseModel, Field
+
+
+class LongTermSettings(BaseModel):
+    scan_limit: int = Field(
+        default=4_000, ge=100, description="Up to so many visible items, all are ranked; above, the best candidates."
+    )
+    candidates: int = Field(default=200, ge=10, description="Best by vector and best by words that are ranked.")
+    embed_on_recall: int = Field(
+        default=8, ge=0, description="Newest items without a vector that a recall embeds on the spot."
+    )
+    commit_after: int = Field(default=2_000, ge=1, description="Documents after which the word index is committed.")
+    snapshot_seconds: float = Field(default=30, gt=0, description="Least time between two saves of the vectors.")
+    follow_seconds: float = Field(default=0.5, gt=0, description="How often the change feed is looked at when idle.")
+    open_tenants: int = Field(default=64, ge=1, description="Tenants whose indexes stay in memory.")

@@ -1,0 +1,259 @@
+"""Everything that was ever said or written down, found by vector and by word.
+
+Each API process keeps an index of its own and follows the change feed, so an acknowledged event is found by every
+process at once (invariant I9): a recall first catches up with what is committed.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import ClassVar
+
+from memory.domain.changes import ChangeKind, Position
+from memory.domain.errors import StratamemError, TierUnavailable
+from memory.domain.ids import ItemId
+from memory.domain.recall import TierName, field_tests
+from memory.domain.segments import SegmentVector
+from memory.ports.indexes import LexicalIndexes, VectorIndexes
+from memory.ports.jobs import Clock
+from memory.ports.models import Embedder
+from memory.ports.storage import Storage
+from memory.tiers.base import Candidates, Question, TierStats
+from memory.tiers.longterm.follower import PAGE
+from memory.tiers.longterm.locks import in_thread
+from memory.tiers.longterm.opened import OpenTenant, Report, open_tenant
+from memory.tiers.longterm.settings import LongTermSettings
+from memory.tiers.longterm.tenant_index import Batch, Leaves
+
+EmbedItems = Callable[[str, list[ItemId]], Awaitable[list[SegmentVector]]]
+
+_HEARTBEAT = 5.0
+_REMOVALS = (ChangeKind.SESSION_PURGED, ChangeKind.MEMORY)
+
+
+class LongTermTier:
+    name: ClassVar = TierName.LONGTERM
+    holds: ClassVar = "every event and memory: vectors (FAISS) and words (BM25)"
+    bound: ClassVar = "disk; only forget and purge remove anything"
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        embedder: Embedder,
+        embed_items: EmbedItems,
+        vectors: VectorIndexes,
+        lexical: LexicalIndexes,
+        folder: Path,
+        node: str,
+        settings: LongTermSettings,
+        clock: Clock,
+        report: Report,
+    ) -> None:
+        self._storage = storage
+        self._embedder = embedder
+        self._embed_items = embed_items
+        self._vectors = vectors
+        self._lexical = lexical
+        self._folder = folder
+        self._node = node
+        self._settings = settings
+        self._clock = clock
+        self._report = report
+        self._open: dict[str, OpenTenant] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._position = Position()
+        self._acknowledged_at = 0.0
+        self._lock_file: int | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.failure: str | None = None
+
+    async def start(self) -> None:
+        """Takes the index folder and begins to follow the feed. Raises TierUnavailable when another process has it."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock_file = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock_file)
+            self._lock_file = None
+            raise TierUnavailable(
+                f"another process uses the indexes in {self._folder}: give each its own STRATAMEM_NODE"
+            ) from error
+        async with self._storage.read() as tx:
+            self._position = await tx.changes.followed(self._node) or Position()
+        await self._follow(acknowledge=True)
+        self._task = asyncio.create_task(self._keep_following())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for tenant in self._open.values():
+            await tenant.close()
+        self._open.clear()
+        if self._lock_file is not None:
+            with contextlib.suppress(StratamemError):
+                async with self._storage.write() as tx:
+                    await tx.changes.unfollow(self._node)
+            os.close(self._lock_file)
+
+    async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
+        return await (await self._tenant(tenant_id)).catch_up()
+
+    async def recall(self, question: Question) -> Candidates:
+        tenant = await self._tenant(question.scope.tenant_id)
+        await tenant.catch_up()
+        await self._embed_newest(tenant, question)
+        leaves = await self._leaves(tenant, question)
+        async with tenant.lock.reading():
+            return await in_thread(lambda: tenant.index.search(question, leaves))
+
+    async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
+        """Closes the tenants that were idle longest, beyond the number that may stay in memory."""
+        idle = sorted(self._open.values(), key=lambda tenant: tenant.last_used)
+        surplus = idle[: max(0, len(idle) - self._settings.open_tenants)]
+        for tenant in surplus:
+            del self._open[tenant.tenant_id]
+            await tenant.close()
+        return len(surplus)
+
+    async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
+        """Brings the index up to date with the purge and rewrites its files without what is gone."""
+        tenant = await self._tenant(tenant_id)
+        await tenant.catch_up()
+        await tenant.upkeep()
+        await self._follow(acknowledge=True)
+        return {}
+
+    async def stats(self, tenant_id: str) -> TierStats:
+        tenant = await self._tenant(tenant_id)
+        await tenant.catch_up()
+        counts = tenant.index.catalogue.column("vectors")[tenant.index.catalogue.column("alive")]
+        size = await asyncio.to_thread(_bytes, self._tenant_folder(tenant_id))
+        return TierStats(
+            items=tenant.index.catalogue.live,
+            bytes=size,
+            pending=int((counts == 0).sum()),
+            details={
+                "vectors": int(counts.sum()),
+                "words_uncommitted": tenant.index.lexical.uncommitted,
+                "unsaved": tenant.index.unsaved,
+            },
+        )
+
+    async def verify(self, tenant_id: str) -> list[str]:
+        tenant = await self._tenant(tenant_id)
+        await tenant.catch_up()
+        problems = []
+        async with self._storage.read() as tx:
+            stored = (await tx.sessions.totals(tenant_id))["events"] + await tx.memories.count(tenant_id)
+        async with tenant.lock.reading():
+            held, words = tenant.index.catalogue.live, len(tenant.index.lexical)
+        if held != stored:
+            problems.append(f"the catalogue holds {held} items, the database {stored}")
+        if words != stored:
+            problems.append(f"the word index holds {words} items, the database {stored}")
+        return problems
+
+    async def save(self) -> None:
+        for tenant in list(self._open.values()):
+            await tenant.save()
+
+    async def _tenant(self, tenant_id: str) -> OpenTenant:
+        async with self._opening.setdefault(tenant_id, asyncio.Lock()):
+            if tenant_id not in self._open:
+                self._open[tenant_id] = await open_tenant(
+                    tenant_id,
+                    self._tenant_folder(tenant_id),
+                    storage=self._storage,
+                    space=self._embedder.space,
+                    dimensions=self._embedder.dimensions,
+                    vectors=self._vectors,
+                    lexical=self._lexical,
+                    settings=self._settings,
+                    report=self._report,
+                )
+            tenant = self._open[tenant_id]
+            tenant.last_used = time.monotonic()
+            return tenant
+
+    async def _embed_newest(self, tenant: OpenTenant, question: Question) -> None:
+        async with tenant.lock.reading():
+            items = await in_thread(lambda: tenant.index.without_vectors(question, self._settings.embed_on_recall))
+        if items and question.vector is not None:
+            await tenant.add_vectors(Batch(vectors=await self._embed_items(tenant.tenant_id, items)))
+
+    async def _leaves(self, tenant: OpenTenant, question: Question) -> Leaves:
+        """The values of the filter's fields that the catalogue does not hold."""
+        condition = question.conditions.filter
+        fields = {test.field for test in field_tests(condition)} if condition is not None else set()
+        leaves: dict[str, dict[ItemId, object]] = {}
+        async with self._storage.read() as tx:
+            for field in fields:
+                if field.startswith("metadata."):
+                    path = field.split(".")[1:]
+                    values = await tx.changes.metadata_values(tenant.tenant_id, question.scope.session_keys, path)
+                    leaves[field] = dict(values)
+                elif field == "session_id":
+                    column = tenant.index.catalogue.column("session")
+                    named = await tx.sessions.by_keys({int(key) for key in set(column.tolist()) if key})
+                    items = zip(tenant.index.catalogue.column("item").tolist(), column.tolist(), strict=True)
+                    leaves[field] = {item: named[key].session_id for item, key in items if key in named}
+        return leaves
+
+    async def _keep_following(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.follow_seconds)
+            try:
+                await self._follow()
+                for tenant in list(self._open.values()):
+                    await tenant.upkeep()
+                await self.evict("")
+                self.failure = None
+            except (StratamemError, OSError) as error:  # seen in `ready`; the next round tries again
+                self.failure = str(error)
+
+    async def _follow(self, *, acknowledge: bool = False) -> None:
+        """Brings every open tenant up to date, and drops the files of closed ones that something was purged from."""
+        while True:
+            async with self._storage.read() as tx:
+                changes = await tx.changes.after(self._position, limit=PAGE)
+            for tenant_id in {change.tenant_id for change in changes}:
+                if tenant_id in self._open:
+                    await self._open[tenant_id].catch_up()
+                    await self._open[tenant_id].upkeep()
+                elif any(c.tenant_id == tenant_id and c.kind in _REMOVALS for c in changes):
+                    await asyncio.to_thread(shutil.rmtree, self._tenant_folder(tenant_id), ignore_errors=True)
+            settled = [change.position for change in changes if change.settled]
+            acknowledge = acknowledge or any(change.kind in _REMOVALS for change in changes)
+            if not settled:
+                break
+            self._position = settled[-1]
+            if len(changes) < PAGE:
+                break
+        if acknowledge or time.monotonic() - self._acknowledged_at > _HEARTBEAT:
+            async with self._storage.write() as tx:
+                await tx.changes.follow(self._node, self._position, self._clock.now())
+            self._acknowledged_at = time.monotonic()
+
+    def _tenant_folder(self, tenant_id: str) -> Path:
+        # Not the name itself: "." and ".." are tenants like any other.
+        return self._folder / hashlib.blake2b(tenant_id.encode(), digest_size=16).hexdigest()
+
+
+def live_since(clock: Clock) -> datetime:
+    """A follower that was heard of since then is live."""
+    return clock.now() - timedelta(seconds=6 * _HEARTBEAT)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,125 @@
+"""How are the events of a log turned into candidates with no index at all?
+
+The hot and the semantic tier hold few events and read them from the database, so they answer even while the long-term
+indexes are being rebuilt.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.domain.events import Event
+from memory.domain.principals import Scope
+from memory.domain.recall import EVENT_KIND, FieldTest, evaluate
+from memory.tiers.base import NEIGHBOURS, Candidates, Conditions, Floats, Population
+
+_WORD = re.compile(r"[^\W_]+")
+_TIME_WORDS = re.compile(
+    r"\b(yesterday|today|tonight|tomorrow|ago|last|next|recently|since|weeks?|weekend|months?|years?"
+    r"|(mon|tues|wednes|thurs|fri|satur|sun)day|january|february|march|april|may|june|july|august|september"
+    r"|october|november|december|(19|20)\d\d)\b",
+    re.IGNORECASE,
+)
+
+
+def matching(events: Sequence[Event], scope: Scope, conditions: Conditions, session_ids: dict[int, str]) -> list[Event]:
+    """Those that the scope shows and the conditions accept."""
+    return [
+        event for event in events if event.audience in scope.audiences and _accepted(event, conditions, session_ids)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the words of a question have in common with n events: see Candidates."""
+
+    terms: tuple[str, ...]
+    term_weights: Floats
+    lexical: Floats
+    coverage: NDArray[np.bool_]
+
+    @staticmethod
+    def none(n: int) -> "Words":
+        return Words((), np.zeros(0, np.float32), np.zeros(n, np.float32), np.zeros((n, 0), np.bool_))
+
+
+def asks(text: str) -> bool:
+    return "?" in text
+
+
+def tells_time(text: str) -> bool:
+    return _TIME_WORDS.search(text) is not None
+
+
+def candidates(question: str, events: Sequence[Event], dense: Floats, words: Words) -> Candidates:
+    """`events` in the order of (session, seq); `dense`: float32 [n], nan without a vector."""
+    known = dense[~np.isnan(dense)]
+    spoken = set(_WORD.findall(question.lower()))
+    names = {event.agent_id: set(_WORD.findall(event.agent_id.lower())) for event in events if event.agent_id}
+    all_names = set().union(*names.values())
+    length = float(np.mean([len(_WORD.findall(event.content)) / 2 for event in events])) if events else 0.0
+    return Candidates(
+        items=np.array([event.item for event in events], np.int64),
+        sessions=np.array([event.session_key for event in events], np.int64),
+        seqs=np.array([event.seq for event in events], np.int64),
+        created_at=np.array([event.created_at.timestamp() for event in events], np.float64),
+        asks=np.array([asks(event.content) for event in events], np.bool_),
+        tells_time=np.array([tells_time(event.content) for event in events], np.bool_),
+        speaker=np.array([bool(names.get(event.agent_id or "", set()) & spoken) for event in events], np.bool_),
+        episodes=np.full(len(events), -1, np.int32),
+        neighbours=_neighbours(events),
+        dense=dense,
+        lexical=words.lexical,
+        coverage=words.coverage,
+        terms=words.terms,
+        term_weights=words.term_weights,
+        named_terms=np.array([term in all_names for term in words.terms], np.bool_),
+        population=Population(
+            mean=float(known.mean()) if len(known) else 0.0,
+            deviation=float(known.std()) if len(known) else 0.0,
+            size=len(events),
+            length=length,  # about half of the words of a text are stop words
+        ),
+    )
+
+
+def _neighbours(events: Sequence[Event]) -> NDArray[np.int32]:
+    place = {(event.session_key, event.seq): at for at, event in enumerate(events)}
+    found = np.full((len(events), len(NEIGHBOURS)), -1, np.int32)
+    for (at, event), (column, offset) in itertools.product(enumerate(events), enumerate(NEIGHBOURS)):
+        found[at, column] = place.get((event.session_key, event.seq + offset), -1)
+    return found
+
+
+def _accepted(event: Event, conditions: Conditions, session_ids: dict[int, str]) -> bool:
+    if conditions.outside is not None:
+        session_key, first_seq = conditions.outside
+        if event.session_key == session_key and event.seq >= first_seq:
+            return False
+    if conditions.kinds is not None and EVENT_KIND not in conditions.kinds:
+        return False
+    if conditions.as_of is not None and event.created_at.timestamp() > conditions.as_of:
+        return False
+    if conditions.filter is None:
+        return True
+    # numpy's bool, because `~True` of a plain bool is -2
+    return bool(evaluate(conditions.filter, lambda test: np.bool_(test.holds(_value(event, test, session_ids)))))
+
+
+def _value(event: Event, test: FieldTest, session_ids: dict[int, str]) -> object:
+    if test.field.startswith("metadata."):
+        value: object = event.metadata
+        for part in test.field.split(".")[1:]:
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+    return {
+        "role": event.role.value,
+        "agent_id": event.agent_id,
+        "kind": EVENT_KIND,
+        "created_at": event.created_at.timestamp(),
+        "session_id": session_ids.get(event.session_key),
+    }[test.field]

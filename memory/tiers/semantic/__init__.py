@@ -1,0 +1,1 @@
+"""Semantic: segments of the last hundred turns, clustered."""

@@ -1,0 +1,229 @@
+"""The last hundred turns as clustered vectors of 256 dimensions.
+
+Segments and centroids are rows of the database; each process keeps the sessions it was asked about in memory, under
+the session's `semantic_version`. A cluster holds segments of one visibility class only.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.domain.ids import item_key
+from memory.domain.recall import TierName
+from memory.domain.segments import Cluster, TierSegment
+from memory.domain.sessions import Session
+from memory.ports.jobs import Clock
+from memory.ports.models import Embedder
+from memory.ports.storage import Storage, UnitOfWork
+from memory.tiers.base import Candidates, Floats, Question, TierStats
+from memory.tiers.scan import Words, candidates, matching
+from memory.tiers.semantic import policy
+from memory.tiers.semantic.settings import SemanticSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One session in memory. centroids: [c, 256]; members: the segments' vectors [n, 256]; of_cluster: int [n]."""
+
+    version: int
+    audiences: tuple[str, ...]
+    centroids: Floats
+    items: NDArray[np.int64]
+    members: Floats
+    of_cluster: NDArray[np.int64]
+
+
+class SemanticTier:
+    name: ClassVar = TierName.SEMANTIC
+    holds: ClassVar = "segments of recent turns in 256 dimensions, clustered"
+    bound: ClassVar = "semantic_turns' worth of segments, at most 2,048 centroids a session"
+
+    def __init__(self, *, storage: Storage, embedder: Embedder, settings: SemanticSettings, clock: Clock) -> None:
+        self._storage = storage
+        self._embedder = embedder
+        self._settings = settings
+        self._clock = clock
+        self._projection: Floats | None = None
+        self._cached: OrderedDict[int, _Held] = OrderedDict()
+
+    async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
+        """Clusters the session's embedded segments that it has not seen."""
+        if session_key is None:
+            return 0
+        async with self._storage.write() as tx:
+            if await tx.sessions.locked_by_key(session_key) is None:
+                return 0
+            new = await tx.segments.newest(session_key, self._embedder.space)
+            for audience in sorted({segment.audience for segment in new}):
+                await self._cluster(tx, session_key, audience, [s for s in new if s.audience == audience])
+            if new:
+                await tx.sessions.bump_semantic(session_key)
+        return len(new)
+
+    async def recall(self, question: Question) -> Candidates:
+        """Probes the nearest centroids of each session in scope, then compares their members."""
+        scope = question.scope
+        async with self._storage.read() as tx:
+            keys = scope.session_keys
+            if keys is None:
+                limit = self._settings.cached_sessions
+                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit, only=None)
+                keys = tuple(session.session_key for session in newest)
+            sessions = await tx.sessions.by_keys(keys)
+            best: dict[int, float] = {}
+            for session in sessions.values():
+                best |= self._probe(await self._held(tx, session), question)
+            wanted = sorted(best, key=lambda item: best[item], reverse=True)[: max(4 * question.wanted, 200)]
+            events = await tx.events.by_keys([item_key(item) for item in wanted])
+        ids = {key: session.session_id for key, session in sessions.items()}
+        events = matching(events, scope, question.conditions, ids)
+        dense = np.array([best[event.item] for event in events], np.float32)
+        return candidates(question.text, events, dense, Words.none(len(events)))
+
+    async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
+        """LRU and similarity: beyond `semantic_turns`' worth of segments, the least valuable leave."""
+        if session_key is None:
+            return 0
+        async with self._storage.write() as tx:
+            session = await tx.sessions.locked_by_key(session_key)
+            if session is None:
+                return 0
+            held = await tx.segments.held(session_key, self._embedder.space)
+            surplus = len(held) - _capacity(held, session)
+            gone = [held[at] for at in self._leaving(held, surplus)]
+            if gone:
+                await self._let_go(tx, session_key, gone)
+        return len(gone)
+
+    async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
+        if session_key is not None:
+            self._cached.pop(session_key, None)
+        return {}
+
+    async def stats(self, tenant_id: str) -> TierStats:
+        async with self._storage.read() as tx:
+            counts = await tx.segments.counts(tenant_id)
+            clusters = await tx.clusters.count(tenant_id)
+        size = counts["held"] * policy.DIMENSIONS * 2
+        return TierStats(
+            counts["held"], size, counts["pending"], {"clusters": clusters, "segments": counts["segments"]}
+        )
+
+    async def verify(self, tenant_id: str) -> list[str]:
+        async with self._storage.read() as tx:
+            pages = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions, only=None)
+            problems = []
+            for session in pages:
+                sizes = {c.cluster_key: c.size for c in await tx.clusters.of_session(session.session_key)}
+                for segment in await tx.segments.held(session.session_key, self._embedder.space):
+                    sizes[segment.cluster_key or 0] = sizes.get(segment.cluster_key or 0, 0) - 1
+                if any(sizes.values()):
+                    problems.append(f"session '{session.session_id}': cluster sizes differ from their members")
+        return problems
+
+    async def _cluster(self, tx: UnitOfWork, session_key: int, audience: str, new: Sequence[TierSegment]) -> None:
+        known = [c for c in await tx.clusters.of_session(session_key) if c.audience == audience]
+        before = policy.Clustering(_sums(known), np.array([c.size for c in known], np.int64))
+        vectors = self._projected([segment.vector for segment in new])
+        after, joined = policy.assign(
+            before,
+            vectors,
+            per_cluster=self._settings.segments_per_cluster,
+            most=self._settings.max_clusters,
+            join_similarity=self._settings.join_similarity,
+        )
+        keys = [cluster.cluster_key for cluster in known]
+        keys += [
+            await tx.clusters.add(session_key, audience, after.sums[at].tobytes(), int(after.sizes[at]))
+            for at in range(len(known), len(after.sums))
+        ]
+        touched = {int(at) for at in joined if at < len(known)}
+        await tx.clusters.set({keys[at]: (after.sums[at].tobytes(), int(after.sizes[at])) for at in touched})
+        await tx.segments.hold({s.segment_key: keys[int(at)] for s, at in zip(new, joined, strict=True)})
+
+    async def _let_go(self, tx: UnitOfWork, session_key: int, gone: Sequence[TierSegment]) -> None:
+        """A cluster's sum loses its members' vectors; one without members goes."""
+        clusters = {cluster.cluster_key: cluster for cluster in await tx.clusters.of_session(session_key)}
+        changed: dict[int, tuple[bytes, int]] = {}
+        vectors = self._projected([segment.vector for segment in gone])
+        for segment, vector in zip(gone, vectors, strict=True):
+            key = segment.cluster_key or 0
+            before, size = changed.get(key) or (clusters[key].centroid, clusters[key].size)
+            changed[key] = ((np.frombuffer(before, "<f4") - vector).tobytes(), size - 1)
+        await tx.segments.hold({segment.segment_key: None for segment in gone})
+        await tx.clusters.set({key: value for key, value in changed.items() if value[1] > 0})
+        await tx.clusters.remove([key for key, value in changed.items() if value[1] <= 0])
+        await tx.sessions.bump_semantic(session_key)
+
+    async def _held(self, tx: UnitOfWork, session: Session) -> _Held:
+        cached = self._cached.get(session.session_key)
+        if cached is None or cached.version != session.semantic_version:
+            clusters = await tx.clusters.of_session(session.session_key)
+            segments = await tx.segments.held(session.session_key, self._embedder.space)
+            cached = self._arranged(session.semantic_version, clusters, segments)
+            self._cached[session.session_key] = cached
+        self._cached.move_to_end(session.session_key)
+        while len(self._cached) > self._settings.cached_sessions:
+            self._cached.popitem(last=False)
+        return cached
+
+    def _arranged(self, version: int, clusters: Sequence[Cluster], segments: Sequence[TierSegment]) -> _Held:
+        place = {cluster.cluster_key: at for at, cluster in enumerate(clusters)}
+        return _Held(
+            version=version,
+            audiences=tuple(cluster.audience for cluster in clusters),
+            centroids=policy.unit(_sums(clusters)),
+            items=np.array([segment.item for segment in segments], np.int64),
+            members=self._projected([segment.vector for segment in segments]),
+            of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
+        )
+
+    def _probe(self, held: _Held, question: Question) -> dict[int, float]:
+        """The cosine of each member of the nearest visible centroids, by item."""
+        if question.vector is None or not len(held.centroids):
+            return {}
+        query = policy.project(question.vector[None, :], self._onto())[0]
+        visible = np.array([audience in question.scope.audiences for audience in held.audiences], np.bool_)
+        near = np.where(visible, held.centroids @ query, -np.inf)
+        probed = [at for at in np.argsort(-near)[: self._settings.probes] if visible[at]]
+        chosen = np.flatnonzero(np.isin(held.of_cluster, probed))
+        best: dict[int, float] = {}
+        for item, cosine in zip(held.items[chosen].tolist(), (held.members[chosen] @ query).tolist(), strict=True):
+            best[item] = max(best.get(item, -1.0), cosine)
+        return best
+
+    def _leaving(self, held: Sequence[TierSegment], surplus: int) -> list[int]:
+        if surplus <= 0:
+            return []
+        now = self._clock.now().timestamp()
+        gone = policy.leaving(
+            self._projected([segment.vector for segment in held]),
+            uses=np.array([segment.uses for segment in held], np.int64),
+            idle_seconds=np.array([max(0.0, now - segment.last_use) for segment in held]),
+            surplus=surplus,
+        )
+        return [int(at) for at in gone]
+
+    def _projected(self, vectors: Sequence[bytes]) -> Floats:
+        full = np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), self._embedder.dimensions)
+        return policy.project(full.astype(np.float32), self._onto())
+
+    def _onto(self) -> Floats:
+        if self._projection is None:
+            self._projection = policy.projection(self._embedder.dimensions)
+        return self._projection
+
+
+def _sums(clusters: Sequence[Cluster]) -> Floats:
+    raw = b"".join(cluster.centroid for cluster in clusters)
+    return np.frombuffer(raw, "<f4").reshape(len(clusters), -1 if clusters else policy.DIMENSIONS)
+
+
+def _capacity(held: Sequence[TierSegment], session: Session) -> int:
+    """What `semantic_turns` turns hold: as many segments as the session's newest turns have."""
+    oldest = session.turns - session.semantic_turns
+    return sum(segment.turn > oldest for segment in held)
