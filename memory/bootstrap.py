@@ -1,0 +1,204 @@
+"""How does everything come together? The only file that knows every class.
+
+`build(settings)` migrates the database, loads the models, opens the indexes and gives a container; leaving the block
+closes what it opened, in reverse. `serving=False` is for workers: they write rows and own no index.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from memory.adapters.jobs.celery_queue import CeleryQueue
+from memory.adapters.kv.null import NullKVStore
+from memory.adapters.lexical.scan import ScanIndex
+from memory.adapters.lexical.tantivy_index import TantivyIndexes
+from memory.adapters.models.inprocess import load_models
+from memory.adapters.sql.storage import SqlStorage
+from memory.adapters.vectors.faiss_index import FaissIndexes
+from memory.domain.recall import TierName
+from memory.ports.models import Embedder, Tokenizer
+from memory.services.admin import Admin
+from memory.services.consolidation import Consolidation
+from memory.services.context import Contexts
+from memory.services.events import Events
+from memory.services.forgetting import Forgetting
+from memory.services.health import Health
+from memory.services.keys import Keys
+from memory.services.memories import Memories
+from memory.services.operations import Operations
+from memory.services.passages import Passages
+from memory.services.recall import Recall
+from memory.services.secrets import TenantSecrets
+from memory.services.sessions import Sessions
+from memory.services.summaries import Summaries
+from memory.services.upkeep import Upkeep, flush_usage
+from memory.services.usage import Usage
+from memory.settings import Settings
+from memory.tiers.base import Tier
+from memory.tiers.hot.tier import HotTier
+from memory.tiers.longterm.tier import LongTermTier
+from memory.tiers.semantic.tier import SemanticTier
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_USAGE_EVERY = 5.0
+
+
+class Models(Protocol):
+    """What may be shared between the containers of one process."""
+
+    @property
+    def embedder(self) -> Embedder: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    settings: Settings
+    clock: SystemClock
+    storage: SqlStorage
+    jobs: CeleryQueue
+    embedder: Embedder
+    tokenizer: Tokenizer
+    longterm: LongTermTier
+    keys: Keys
+    health: Health
+    sessions: Sessions
+    events: Events
+    recall: Recall
+    context: Contexts
+    memories: Memories
+    operations: Operations
+    forgetting: Forgetting
+    consolidation: Consolidation
+    upkeep: Upkeep
+    admin: Admin
+
+
+@asynccontextmanager
+async def build(settings: Settings, models: Models | None = None, *, serving: bool = True) -> AsyncIterator[Container]:
+    """Raises StorageUnavailable, EmbedderUnavailable, TierUnavailable when something can't be opened.
+
+    `models`: those that are loaded already; they stay open.
+    """
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        storage = SqlStorage(settings.storage_url, settings.database)
+        stack.push_async_callback(storage.close)
+        await storage.migrate()
+        if models is None:
+            loaded = await asyncio.to_thread(load_models, settings.embedder)
+            stack.callback(loaded.embedder.close)
+            models = loaded
+        jobs = CeleryQueue(settings.broker_url, settings.jobs, settings.data_dir)
+        stack.callback(jobs.close)
+        yield await _wire(stack, settings, clock, storage, jobs, models, serving)
+
+
+async def _wire(
+    stack: AsyncExitStack,
+    settings: Settings,
+    clock: SystemClock,
+    storage: SqlStorage,
+    jobs: CeleryQueue,
+    models: Models,
+    serving: bool,
+) -> Container:
+    embedder, tokenizer = models.embedder, models.tokenizer
+    lease = timedelta(seconds=settings.jobs.lease)
+    secrets = TenantSecrets(storage, clock)
+    kv = NullKVStore()
+    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
+    semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
+    consolidation = Consolidation(
+        storage=storage,
+        embedder=embedder,
+        tokenizer=tokenizer,
+        tiers=(hot, semantic),  # long-term follows the change feed by itself
+        jobs=jobs,
+        secrets=secrets,
+        clock=clock,
+        lease=lease,
+    )
+    longterm = LongTermTier(
+        storage=storage,
+        embedder=embedder,
+        embed_items=consolidation.embed_now,
+        vectors=FaissIndexes(),
+        lexical=TantivyIndexes(),
+        folder=settings.index_dir,
+        node=settings.node_name,
+        settings=settings.longterm,
+        clock=clock,
+        report=_report_rebuild,
+    )
+    usage = Usage(storage, clock)
+    if serving:
+        stack.push_async_callback(longterm.close)
+        await longterm.start()
+        stack.push_async_callback(_flushing(usage))
+    tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
+    recall = Recall(
+        storage=storage,
+        tiers=tiers,
+        embedder=embedder,
+        passages=Passages(storage, embedder, tokenizer, settings.recall.passage_tokens),
+        usage=usage,
+        window_begin=hot.window_begin,
+        settings=settings.recall,
+        clock=clock,
+    )
+    return Container(
+        settings=settings,
+        clock=clock,
+        storage=storage,
+        jobs=jobs,
+        embedder=embedder,
+        tokenizer=tokenizer,
+        longterm=longterm,
+        keys=Keys(storage, secrets, clock),
+        health=Health(storage, jobs, embedder, longterm, model=settings.model),
+        sessions=Sessions(storage, hot, clock),
+        events=Events(storage, tokenizer, jobs, secrets, clock),
+        recall=recall,
+        context=Contexts(storage, recall, Summaries(storage), tokenizer),
+        memories=Memories(storage, tokenizer, jobs, secrets, clock),
+        operations=Operations(storage, clock),
+        forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
+        consolidation=consolidation,
+        upkeep=Upkeep(
+            storage,
+            jobs,
+            clock,
+            idle=timedelta(seconds=settings.jobs.sweep_idle),
+            retention=timedelta(days=settings.jobs.retention_days),
+        ),
+        admin=Admin(storage, (hot, semantic, longterm), hot, kv, embedder.space),
+    )
+
+
+def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:
+    task = asyncio.create_task(flush_usage(usage, _FLUSH_USAGE_EVERY))
+
+    async def stop() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await usage.flush()
+
+    return stop
+
+
+def _report_rebuild(tenant_id: str, reason: str) -> None:
+    logger.warning("the long-term index of tenant '%s' is rebuilt from the database: %s", tenant_id, reason)

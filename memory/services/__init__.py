@@ -1,0 +1,1 @@
+"""What can be done with the memory: one family of use cases per file."""

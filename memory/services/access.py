@@ -1,0 +1,55 @@
+"""Who may see what? The one place where a caller's reach is turned into a scope."""
+
+from collections.abc import Sequence
+
+from memory.domain.errors import Forbidden, NotFound
+from memory.domain.principals import KeyScope, Principal, Scope
+from memory.domain.sessions import Session
+from memory.ports.storage import UnitOfWork
+
+
+def require(principal: Principal, scope: KeyScope) -> None:
+    """Raises Forbidden."""
+    if scope not in principal.scopes:
+        raise Forbidden(f"this needs a key with the scope '{scope}'")
+
+
+def act_as(principal: Principal, agent_id: str | None) -> Principal:
+    """The caller, acting as this agent. Raises Forbidden when its key is bound to another."""
+    if principal.bound and agent_id is not None and agent_id != principal.agent_id:
+        raise Forbidden(f"this key is bound to the agent '{principal.agent_id}' and can't act as '{agent_id}'")
+    return principal.acting_as(agent_id)
+
+
+def check_reach(principal: Principal, session_id: str) -> None:
+    """Raises NotFound: what a key may not reach does not exist for it."""
+    if not principal.may_reach(session_id):
+        raise _absent(session_id)
+
+
+async def session(tx: UnitOfWork, principal: Principal, session_id: str) -> Session:
+    """Raises NotFound."""
+    check_reach(principal, session_id)
+    found = await tx.sessions.get(principal.tenant_id, session_id)
+    if found is None:
+        raise _absent(session_id)
+    return found
+
+
+async def scope(tx: UnitOfWork, principal: Principal, session_ids: Sequence[str] | None) -> Scope:
+    """What the caller may see of these sessions, or of all that it may reach. Raises NotFound for an absent one."""
+    wanted = session_ids
+    if wanted is None and principal.session_ids is not None:
+        wanted = sorted(principal.session_ids)
+    if wanted is None:
+        return Scope.of(principal, None)
+    keys = await tx.sessions.keys_of(principal.tenant_id, wanted)
+    for session_id in session_ids or ():
+        check_reach(principal, session_id)
+        if session_id not in keys:
+            raise _absent(session_id)
+    return Scope.of(principal, tuple(sorted(keys.values())))
+
+
+def _absent(session_id: str) -> NotFound:
+    return NotFound(f"there is no session '{session_id}'")

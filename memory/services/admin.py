@@ -1,0 +1,114 @@
+"""What does an operator see? Read-only numbers about tiers, sessions and jobs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from memory.domain.operations import UNFINISHED
+from memory.domain.principals import Principal, Scope
+from memory.ports.kv import KVStore
+from memory.ports.storage import Storage
+from memory.services import access
+from memory.tiers.base import Tier
+from memory.tiers.hot import policy
+from memory.tiers.hot.tier import HotTier
+from memory.tiers.semantic.layout import flat_layout
+
+_JOBS = 100
+
+
+class Admin:
+    def __init__(self, storage: Storage, tiers: Sequence[Tier], hot: HotTier, kv: KVStore, space: str) -> None:
+        self._storage = storage
+        self._tiers = tiers
+        self._hot = hot
+        self._kv = kv
+        self._space = space
+
+    async def overview(self, principal: Principal) -> dict[str, Any]:
+        """Numbers of the caller's tenant."""
+        async with self._storage.read() as tx:
+            totals = await tx.sessions.totals(principal.tenant_id)
+            memories = await tx.memories.count(principal.tenant_id)
+            operations = await tx.operations.counts(principal.tenant_id)
+        return {
+            **totals,
+            "memories": memories,
+            "tiers": await self.tiers(principal),
+            "queue": {state: operations[state] for state in UNFINISHED},
+            "operations": operations,
+            "database_bytes": await self._storage.bytes_used(),
+        }
+
+    async def tiers(self, principal: Principal) -> list[dict[str, Any]]:
+        return [
+            {
+                "tier": tier.name,
+                "holds": tier.holds,
+                "bound": tier.bound,
+                **asdict(await tier.stats(principal.tenant_id)),
+                "problems": await tier.verify(principal.tenant_id),
+            }
+            for tier in self._tiers
+        ]
+
+    async def session_tiers(self, principal: Principal, session_id: str) -> dict[str, Any]:
+        """Raises NotFound. Clusters of other agents' private events are not shown."""
+        audiences = Scope.of(principal, None).audiences
+        async with self._storage.read() as tx:
+            session = await access.session(tx, principal, session_id)
+            window = await self._hot.window(tx, session)
+            clusters = [c for c in await tx.clusters.of_session(session.session_key) if c.audience in audiences]
+            held = [s for s in await tx.segments.held(session.session_key, self._space) if s.audience in audiences]
+        kv = await self._kv.usage(session.session_key)
+        places = flat_layout([cluster.centroid for cluster in clusters])
+        tokens = sum(part.tokens for part in window)
+        return {
+            "session_id": session_id,
+            "hot": {
+                "window_tokens": session.window_tokens,
+                "tokens": tokens,
+                "blocks": policy.blocks(tokens),
+                "ranges": [asdict(part) for part in window],
+                "kv": asdict(kv),
+            },
+            "semantic": {
+                "turns": session.semantic_turns,
+                "segments": len(held),
+                "clusters": [
+                    {
+                        "cluster": cluster.cluster_key,
+                        "size": cluster.size,
+                        "private": cluster.audience not in Scope.of(principal.acting_as(None), None).audiences,
+                        "x": x,
+                        "y": y,
+                        "seqs": sorted({s.seq for s in held if s.cluster_key == cluster.cluster_key}),
+                    }
+                    for cluster, (x, y) in zip(clusters, places, strict=True)
+                ],
+            },
+            "longterm": {"events": session.event_count, "indexed_seq": session.segmented_seq},
+        }
+
+    async def jobs(self, principal: Principal) -> dict[str, Any]:
+        async with self._storage.read() as tx:
+            counts = await tx.operations.counts(principal.tenant_id)
+            newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS)
+        return {
+            "counts": counts,
+            "items": [
+                {
+                    "operation_id": operation.operation_id,
+                    "kind": operation.kind,
+                    "session_id": operation.session_id,
+                    "state": operation.state,
+                    "progress": asdict(operation.progress),
+                    "attempts": operation.attempts,
+                    "error": operation.error,
+                    "created_at": operation.created_at,
+                    "started_at": operation.started_at,
+                    "finished_at": operation.finished_at,
+                }
+                for operation in newest
+            ],
+        }

@@ -1,0 +1,239 @@
+"""From the log to the tiers: cut into segments, embed, cluster, and let go of what has no room.
+
+Three steps, each a task of its own: `consolidate` → `embed` → `evict`. Each claims the operation for a while (lease),
+writes rows in short transactions and hands on. A step that dies is taken up by the sweep; every step may run twice.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+
+import numpy as np
+
+from memory.domain.changes import ChangeKind, NewChange
+from memory.domain.errors import Retryable
+from memory.domain.ids import ItemId, is_memory, item_key
+from memory.domain.operations import Operation, OperationState
+from memory.domain.segments import NewSegment, PendingSegment, SegmentVector, cut
+from memory.ports.jobs import Clock, JobQueue
+from memory.ports.models import Embedder, Tokenizer
+from memory.ports.storage import Storage, UnitOfWork
+from memory.services.secrets import TenantSecrets, keyed_hash
+from memory.services.tasks import CONSOLIDATE, EMBED, EVICT
+from memory.tiers.base import Tier
+
+_PAGE = 256
+"""Events cut, or segments embedded, in one go: about two seconds of embedding, then a commit."""
+_ATTEMPTS = 8
+"""After so many failures an operation is given up and says why."""
+
+
+class Consolidation:
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        embedder: Embedder,
+        tokenizer: Tokenizer,
+        tiers: Sequence[Tier],
+        jobs: JobQueue,
+        secrets: TenantSecrets,
+        clock: Clock,
+        lease: timedelta,
+    ) -> None:
+        self._storage = storage
+        self._embedder = embedder
+        self._tokenizer = tokenizer
+        self._tiers = tiers
+        self._jobs = jobs
+        self._secrets = secrets
+        self._clock = clock
+        self._lease = lease
+
+    async def consolidate(self, operation_id: str) -> None:
+        """Cuts what is new into segments, then hands on to `embed`."""
+        await self._step(operation_id, self._cut_all, following=EMBED)
+
+    async def embed(self, operation_id: str) -> None:
+        """Gives every segment its vector, then hands on to `evict`."""
+        await self._step(operation_id, self._embed_all, following=EVICT)
+
+    async def evict(self, operation_id: str) -> None:
+        """Lets the bounded tiers take in and let go; the operation is over unless more has come in meanwhile."""
+        await self._step(operation_id, self._settle, following=None)
+
+    async def embed_now(self, tenant_id: str, items: list[ItemId]) -> list[SegmentVector]:
+        """The vectors of a few items at once, for a recall that can't wait for the workers. Nothing is stored."""
+        async with self._storage.read() as tx:
+            events = await tx.events.by_keys([item_key(item) for item in items if not is_memory(item)])
+            memories = await tx.memories.by_keys([item_key(item) for item in items if is_memory(item)])
+        texts = [(e.item, e.content) for e in events] + [(m.item, m.text) for m in memories]
+        pieces = [
+            (item, ordinal, text[span.start : span.end])
+            for item, text in texts
+            for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text))[: len(items)])
+        ]
+        vectors = await self._embedder.embed([piece for _, _, piece in pieces])
+        return [SegmentVector(i, o, _packed(v)) for (i, o, _), v in zip(pieces, vectors, strict=True)]
+
+    async def _step(
+        self, operation_id: str, work: Callable[[Operation], Awaitable[bool]], *, following: str | None
+    ) -> None:
+        async with self._storage.write() as tx:
+            operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
+        if operation is None:
+            return
+        try:
+            goes_on = await work(operation)
+        except Exception as error:
+            await self._failed(operation, error)
+            raise
+        if goes_on and following is not None:
+            async with self._storage.write() as tx:
+                await tx.operations.release(operation_id, None)
+            self._jobs.send(following, operation_id)
+
+    async def _failed(self, operation: Operation, error: Exception) -> None:
+        """Queued again for the sweep, with the reason; given up after too many attempts."""
+        reason = f"{type(error).__name__}: {error}"
+        async with self._storage.write() as tx:
+            if operation.attempts >= _ATTEMPTS and not isinstance(error, Retryable):
+                now = self._clock.now()
+                await tx.operations.finish(operation.operation_id, OperationState.FAILED, now, error=reason)
+            else:
+                await tx.operations.release(operation.operation_id, reason)
+
+    async def _cut_all(self, operation: Operation) -> bool:
+        secret = await self._secrets.of(operation.tenant_id)
+        cut_page = self._cut_memories if operation.session_key is None else self._cut_events
+        while await cut_page(operation, secret):
+            if not await self._alive(operation, 0):
+                return False
+        return True
+
+    async def _cut_events(self, operation: Operation, secret: bytes) -> bool:
+        key = operation.session_key
+        assert key is not None
+        async with self._storage.read() as tx:
+            session = (await tx.sessions.by_keys([key])).get(key)
+            events = await tx.events.unsegmented(key, session.segmented_seq, _PAGE) if session else []
+        segments: list[NewSegment] = []
+        for event in events:
+            facts = (event.item, key, event.seq, event.turn, event.audience)
+            segments += await asyncio.to_thread(self._cut, event.content, secret, *facts)
+        if not events:
+            return False
+        async with self._storage.write() as tx:
+            if await tx.sessions.locked_by_key(key) is None:  # purged meanwhile: nothing may come back
+                return False
+            await tx.segments.add(operation.tenant_id, self._embedder.space, segments, self._clock.now())
+            await tx.sessions.mark_segmented(key, events[-1].seq)
+        return True
+
+    async def _cut_memories(self, operation: Operation, secret: bytes) -> bool:
+        async with self._storage.read() as tx:
+            memories = await tx.memories.unsegmented(operation.tenant_id, _PAGE)
+        for memory in memories:
+            facts = (memory.item, memory.session_key, 0, 0, memory.audience)
+            segments = await asyncio.to_thread(self._cut, memory.text, secret, *facts)
+            async with self._storage.write() as tx:
+                current = await tx.memories.locked(memory.tenant_id, memory.memory_id)
+                if current is None or current.version != memory.version:
+                    continue
+                await tx.segments.remove_item(memory.item)
+                await tx.segments.add(operation.tenant_id, self._embedder.space, segments, self._clock.now())
+                await tx.memories.mark_segmented(memory)
+        return bool(memories)
+
+    def _cut(
+        self,
+        text: str,
+        secret: bytes,
+        item: ItemId,
+        session_key: int | None,
+        seq: int,
+        turn: int,
+        audience: str,
+    ) -> list[NewSegment]:
+        return [
+            NewSegment(
+                item=item,
+                session_key=session_key,
+                seq=seq,
+                ordinal=ordinal,
+                turn=turn,
+                audience=audience,
+                span=span,
+                content_hash=keyed_hash(secret, text[span.start : span.end]),
+            )
+            for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text)))
+        ]
+
+    async def _embed_all(self, operation: Operation) -> bool:
+        while True:
+            async with self._storage.read() as tx:
+                pending = await tx.segments.pending(
+                    operation.tenant_id, self._embedder.space, operation.session_key, _PAGE
+                )
+                hashes = [segment.content_hash for segment in pending]
+                known = await tx.segments.vectors_by_hash(operation.tenant_id, self._embedder.space, hashes)
+            if not pending:
+                return True
+            vectors = await self._vectors(pending, known)
+            async with self._storage.write() as tx:
+                if not await _still_there(tx, operation):
+                    return False
+                await tx.segments.set_vectors(vectors, self._clock.now())
+                await tx.changes.add(*_embedded(operation, pending))
+            if not await self._alive(operation, len({segment.item for segment in pending})):
+                return False
+
+    async def _vectors(self, pending: Sequence[PendingSegment], known: dict[bytes, bytes]) -> dict[int, bytes]:
+        """By segment_key; identical texts are embedded once."""
+        new = {s.content_hash: s.text for s in pending if s.content_hash not in known}
+        embedded = await self._embedder.embed(list(new.values()))
+        known |= {content_hash: _packed(vector) for content_hash, vector in zip(new, embedded, strict=True)}
+        return {segment.segment_key: known[segment.content_hash] for segment in pending}
+
+    async def _settle(self, operation: Operation) -> bool:
+        for tier in self._tiers:
+            await tier.absorb(operation.tenant_id, operation.session_key)
+            await tier.evict(operation.tenant_id, operation.session_key)
+        async with self._storage.write() as tx:
+            if await self._is_done(tx, operation):
+                await tx.operations.finish(operation.operation_id, OperationState.SUCCEEDED, self._clock.now())
+                return False
+            await tx.operations.release(operation.operation_id, None)
+        self._jobs.send(CONSOLIDATE, operation.operation_id)
+        return False
+
+    async def _is_done(self, tx: UnitOfWork, operation: Operation) -> bool:
+        """Asked under the lock that an append takes: what comes in later finds the operation over and asks anew."""
+        space, key = self._embedder.space, operation.session_key
+        if key is None:
+            left = bool(await tx.memories.unsegmented(operation.tenant_id, 1))
+        else:
+            session = await tx.sessions.locked_by_key(key)
+            left = session is not None and session.segmented_seq < session.last_seq
+        return not left and not await tx.segments.pending(operation.tenant_id, space, key, 1)
+
+    async def _alive(self, operation: Operation, done: int) -> bool:
+        async with self._storage.write() as tx:
+            return await tx.operations.progress(operation.operation_id, done, self._lease, self._clock.now())
+
+
+async def _still_there(tx: UnitOfWork, operation: Operation) -> bool:
+    return operation.session_key is None or await tx.sessions.locked_by_key(operation.session_key) is not None
+
+
+def _embedded(operation: Operation, segments: Sequence[PendingSegment]) -> list[NewChange]:
+    tenant_id, key = operation.tenant_id, operation.session_key
+    if key is not None:
+        seqs = [segment.seq for segment in segments]
+        return [NewChange(ChangeKind.VECTORS, tenant_id, key, min(seqs), max(seqs))]
+    memories = sorted({item_key(segment.item) for segment in segments})
+    return [NewChange(ChangeKind.VECTORS, tenant_id, memory_key=memory) for memory in memories]
+
+
+def _packed(vector: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
+    return vector.astype("<f2").tobytes()

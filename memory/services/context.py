@@ -1,0 +1,192 @@
+"""What should an agent read now? Ready messages within a token budget, beginning with a byte-stable prefix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from memory.domain.context import (
+    MESSAGE_TOKENS,
+    Context,
+    ContextFormat,
+    ContextRequest,
+    ContextTokens,
+    Message,
+    PrefixCache,
+)
+from memory.domain.errors import BudgetTooSmall, Retryable
+from memory.domain.events import Event, Role
+from memory.domain.principals import Principal
+from memory.domain.recall import Degraded, RecallRequest, RecallResult
+from memory.domain.sessions import Session
+from memory.ports.models import Tokenizer
+from memory.ports.storage import Storage
+from memory.recall import render, window
+from memory.services import access
+from memory.services.recall import Recall
+from memory.services.summaries import Summaries
+
+_MOST_EVENTS = 100_000
+_SYSTEM_EVENTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Messages with their tokens."""
+
+    messages: tuple[Message, ...] = ()
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """`anchor`: where on the token axis it begins; `first_seq`: its first event (the next seq when it is empty)."""
+
+    part: _Part
+    anchor: int
+    first_seq: int
+
+
+class Contexts:
+    def __init__(self, storage: Storage, recall: Recall, summaries: Summaries, tokenizer: Tokenizer) -> None:
+        self._storage = storage
+        self._recall = recall
+        self._summaries = summaries
+        self._tokenizer = tokenizer
+        self._count_name = lru_cache(1024)(lambda name: tokenizer.count([name])[0])
+
+    async def build(self, principal: Principal, session_id: str, request: ContextRequest) -> Context:
+        """Never above `max_tokens`. Raises NotFound, and BudgetTooSmall when the query alone does not fit."""
+        query = self._query(request)
+        async with self._storage.read() as tx:
+            session = await access.session(tx, principal, session_id)
+            head = await tx.events.shared_from(session.session_key, 0, limit=_SYSTEM_EVENTS)
+        system, system_events = self._system(head, request.max_tokens - query.tokens)
+        shown = await self._window(session, request, system.tokens, query.tokens, system_events)
+        summary = await self._summary(session, request, shown.anchor)
+        used = system.tokens + summary.tokens + shown.part.tokens + query.tokens
+        private = await self._private(principal, session, request, shown.first_seq, request.max_tokens - used)
+        room = request.max_tokens - used - private.tokens
+        recalled, sources, degraded = await self._recalled(principal, session, request, shown.first_seq, room)
+        prefix = (*system.messages, *summary.messages, *shown.part.messages)
+        messages = (*prefix, *private.messages, *recalled.messages, *query.messages)
+        as_text = request.format is ContextFormat.TEXT
+        base = [[m.role, m.content, m.name] for m in (*system.messages, *summary.messages)]
+        return Context(
+            messages=() if as_text else messages,
+            text=render.as_text(messages) if as_text else None,
+            sources=sources,
+            tokens=ContextTokens(
+                total=used + private.tokens + recalled.tokens,
+                window=shown.part.tokens + private.tokens,
+                summary=summary.tokens,
+                recall=recalled.tokens,
+            ),
+            cache=PrefixCache(
+                prefix_tokens=system.tokens + summary.tokens + shown.part.tokens,
+                prefix_fingerprint=render.fingerprint(session.session_key, shown.anchor, base),
+            ),
+            degraded=degraded,
+        )
+
+    def _query(self, request: ContextRequest) -> _Part:
+        if request.query is None:
+            return _Part()
+        part = self._part([Message(Role.USER, request.query)])
+        if part.tokens > request.max_tokens:
+            raise BudgetTooSmall(
+                f"the query takes {part.tokens} tokens, max_tokens is {request.max_tokens}: raise it or shorten the query"
+            )
+        return part
+
+    def _system(self, head: Sequence[Event], room: int) -> tuple[_Part, int]:
+        """The system events at the beginning of the log, as many as fit into half of the room, and their number."""
+        messages: list[Message] = []
+        for event in head:
+            longer = [*messages, render.event_message(event)]
+            if event.role is not Role.SYSTEM or self._part(longer).tokens > room // 2:
+                break
+            messages = longer
+        return self._part(messages), len(messages)
+
+    async def _window(
+        self, session: Session, request: ContextRequest, system: int, query: int, system_events: int
+    ) -> _Window:
+        if not request.include.window:
+            return _Window(_Part(), session.shared_tokens, session.last_seq + 1)
+        recall = request.include.recall
+        room = window.window_room(request.max_tokens, system, recall=recall)
+        # A summary may take its share; a query longer than usual takes from the window.
+        beside = window.room_beside(
+            request.max_tokens, system, int(request.max_tokens * window.SUMMARY_SHARE), query, recall=recall
+        )
+        room = min(room, beside)
+        anchor = window.first_anchor(session.shared_tokens, room)
+        async with self._storage.read() as tx:
+            events = await tx.events.shared_from(session.session_key, anchor, limit=_MOST_EVENTS)
+        events = [event for event in events if event.seq > system_events]
+        rendered = [self._event_tokens(event) for event in events]
+        anchor, first = window.anchor_that_fits([event.token_start for event in events], rendered, anchor, room)
+        events = events[first:]
+        part = _Part(tuple(render.event_message(event) for event in events), sum(rendered[first:]))
+        return _Window(part, anchor, events[0].seq if events else session.last_seq + 1)
+
+    async def _summary(self, session: Session, request: ContextRequest, anchor: int) -> _Part:
+        """As many of the latest key sentences as fit into the summary's share."""
+        if not request.include.summary or not anchor:
+            return _Part()
+        lines = await self._summaries.before(session, anchor)
+        room = int(request.max_tokens * window.SUMMARY_SHARE)
+        for first in range(len(lines)):
+            part = self._part([render.summary_message(lines[first:])])
+            if part.tokens <= room:
+                return part
+        return _Part()
+
+    async def _private(
+        self, principal: Principal, session: Session, request: ContextRequest, first_seq: int, room: int
+    ) -> _Part:
+        """The agent's own private events of the time of the window, the newest that fit."""
+        if principal.agent_id is None or not request.include.window:
+            return _Part()
+        async with self._storage.read() as tx:
+            events = await tx.events.private_from(session.session_key, principal.agent_id, first_seq, limit=1_000)
+        room = min(room, int(request.max_tokens * window.PRIVATE_SHARE))
+        kept: list[Event] = []
+        for event in reversed(events):
+            room -= self._event_tokens(event)
+            if room < 0:
+                break
+            kept.insert(0, event)
+        return _Part(
+            tuple(render.event_message(event) for event in kept), sum(self._event_tokens(event) for event in kept)
+        )
+
+    async def _recalled(
+        self, principal: Principal, session: Session, request: ContextRequest, first_seq: int, room: int
+    ) -> tuple[_Part, tuple[RecallResult, ...], tuple[Degraded, ...]]:
+        """What the window does not show; one message at the tail, where it changes no cached prefix."""
+        if request.query is None or not request.include.recall or room <= 0:
+            return _Part(), (), ()
+        wanted = RecallRequest(
+            query=request.query, session_ids=(session.session_id,), top_k=request.top_k, max_tokens=room
+        )
+        try:
+            found = await self._recall.recall(principal, wanted, outside=(session.session_key, first_seq))
+        except Retryable as error:
+            return _Part(), (), (Degraded("recall", error.detail),)
+        results = list(found.results)
+        while results:
+            part = self._part([render.recall_message([render.recall_line(result) for result in results])])
+            if part.tokens <= room:
+                return part, tuple(results), found.degraded
+            results.pop()
+        return _Part(), (), found.degraded
+
+    def _part(self, messages: Sequence[Message]) -> _Part:
+        counts = self._tokenizer.count([message.content for message in messages]) if messages else []
+        names = sum(self._count_name(message.name) for message in messages if message.name)
+        return _Part(tuple(messages), sum(counts) + names + MESSAGE_TOKENS * len(messages))
+
+    def _event_tokens(self, event: Event) -> int:
+        name = event.name or event.agent_id
+        return event.token_count + MESSAGE_TOKENS + (self._count_name(name) if name else 0)

@@ -1,0 +1,156 @@
+"""Remove for good: the log, everything derived from it, and every trace in the indexes; with a receipt.
+
+The rows go in one transaction. The indexes of this process are cleaned at once; other processes follow the change
+feed, and the receipt says `verified` only when all of them have confirmed. Until then the purge is an operation.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from memory.domain.changes import ChangeKind, NewChange, Position
+from memory.domain.errors import NotFound, Retryable
+from memory.domain.operations import Operation, OperationKind, OperationState, Receipt
+from memory.domain.principals import Principal, Scope
+from memory.ports.jobs import Clock, JobQueue
+from memory.ports.storage import Storage, UnitOfWork
+from memory.services import access
+from memory.services.tasks import PURGE
+from memory.tiers.base import Tier
+from memory.tiers.longterm.tier import live_since
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 2.0
+"""Seconds a request waits for the other processes before it answers with an operation."""
+_GLANCE = 0.1
+
+
+class Forgetting:
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        tiers: Sequence[Tier],
+        jobs: JobQueue,
+        clock: Clock,
+        lease: timedelta,
+    ) -> None:
+        self._storage = storage
+        self._tiers = tiers
+        self._jobs = jobs
+        self._clock = clock
+        self._lease = lease
+
+    async def purge_session(
+        self, principal: Principal, session_id: str, *, cascade: bool = False
+    ) -> Receipt | Operation:
+        """Purges a session, its memories, and those derived from it. Raises NotFound.
+
+        `cascade` takes forks along; a session without forks is purged the same either way.
+        """
+        access.check_reach(principal, session_id)
+        async with self._storage.write() as tx:
+            await access.session(tx, principal, session_id)
+            session = await tx.sessions.locked(principal.tenant_id, session_id)
+            assert session is not None
+            key, tenant_id = session.session_key, principal.tenant_id
+            counts: Counter[str] = Counter()
+            for memory_key in await tx.memories.derived_from(key, session_id, tenant_id):
+                counts.update(await tx.memories.purge(memory_key))
+                await tx.changes.add(NewChange(ChangeKind.MEMORY, tenant_id, memory_key=memory_key))
+            counts.update(await tx.sessions.purge(key))
+            position = await tx.changes.add(NewChange(ChangeKind.SESSION_PURGED, tenant_id, key))
+            operation_id = await self._promise(tx, tenant_id, f"session:{key}", session_id, position, counts)
+        return await self._erase(tenant_id, key, operation_id)
+
+    async def purge_memory(self, principal: Principal, memory_id: str) -> Receipt | Operation:
+        """Raises NotFound."""
+        async with self._storage.write() as tx:
+            memory = await tx.memories.locked(principal.tenant_id, memory_id)
+            visible = Scope.of(principal, None).audiences
+            hidden = memory is None or memory.audience not in visible
+            if memory is None or hidden or not (memory.session_id is None or principal.may_reach(memory.session_id)):
+                raise NotFound(f"there is no memory '{memory_id}'")
+            counts = Counter(await tx.memories.purge(memory.memory_key))
+            change = NewChange(ChangeKind.MEMORY, memory.tenant_id, memory_key=memory.memory_key)
+            position = await tx.changes.add(change)
+            subject = f"memory:{memory.memory_key}"
+            operation_id = await self._promise(tx, memory.tenant_id, subject, memory.session_id, position, counts)
+        return await self._erase(memory.tenant_id, None, operation_id)
+
+    async def finish_purge(self, operation_id: str) -> None:
+        """Writes the receipt once every live follower has confirmed; the sweep asks again until then."""
+        async with self._storage.write() as tx:
+            operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
+            if operation is None:
+                return
+            if await self._confirmed(tx, operation):
+                await self._write_receipt(tx, operation)
+            else:
+                await tx.operations.release(operation_id, "waiting for other processes to clean their indexes")
+
+    async def _promise(
+        self,
+        tx: UnitOfWork,
+        tenant_id: str,
+        subject: str,
+        session_id: str | None,
+        position: Position,
+        counts: Counter[str],
+    ) -> str:
+        operation_id, _ = await tx.operations.enqueue(
+            tenant_id,
+            OperationKind.PURGE,
+            subject,
+            self._clock.now(),
+            session_id=session_id,
+            total=1,
+            unit="purges",
+        )
+        counts["lexical"] = counts["events"] + counts["memories"]
+        await tx.operations.note(operation_id, {"purged": dict(counts), "position": [position.xid, position.number]})
+        return operation_id
+
+    async def _erase(self, tenant_id: str, session_key: int | None, operation_id: str) -> Receipt | Operation:
+        """Cleans what this process keeps, then waits a moment for the others."""
+        kept: Counter[str] = Counter()
+        try:
+            for tier in self._tiers:
+                kept.update(await tier.forget(tenant_id, session_key))
+            await self._storage.erase_leftovers()
+        except Retryable as error:  # the rows are gone; this process's follower goes on cleaning
+            logger.warning("purge %s waits for the indexes: %s", operation_id, error.detail)
+        async with self._storage.write() as tx:
+            operation = await tx.operations.by_id(operation_id)
+            assert operation is not None
+            noted = operation.result or {}
+            await tx.operations.note(operation_id, noted | {"purged": noted["purged"] | dict(kept)})
+        for _ in range(round(_PATIENCE / _GLANCE)):
+            await self.finish_purge(operation_id)
+            async with self._storage.read() as tx:
+                operation = await tx.operations.by_id(operation_id)
+            assert operation is not None
+            if operation.state is OperationState.SUCCEEDED:
+                return receipt_of(operation)
+            await asyncio.sleep(_GLANCE)
+        self._jobs.send(PURGE, operation_id)
+        return operation
+
+    async def _confirmed(self, tx: UnitOfWork, operation: Operation) -> bool:
+        slowest = await tx.changes.slowest(live_since(self._clock))
+        return slowest is None or slowest >= Position(*(operation.result or {})["position"])
+
+    async def _write_receipt(self, tx: UnitOfWork, operation: Operation) -> None:
+        now = self._clock.now()
+        result = {"purged": (operation.result or {})["purged"], "verified": True, "at": now.isoformat()}
+        await tx.operations.finish(operation.operation_id, OperationState.SUCCEEDED, now, result=result)
+
+
+def receipt_of(operation: Operation) -> Receipt:
+    """The receipt of a purge that is over."""
+    result: dict[str, Any] = operation.result or {}
+    return Receipt(result["purged"], result["verified"], datetime.fromisoformat(result["at"]))

@@ -1,0 +1,57 @@
+"""Watch and cancel asynchronous work."""
+
+from collections.abc import Sequence
+
+from memory.domain.errors import Conflict, NotFound
+from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState
+from memory.domain.principals import Principal
+from memory.ports.jobs import Clock
+from memory.ports.storage import Storage
+
+
+class Operations:
+    def __init__(self, storage: Storage, clock: Clock) -> None:
+        self._storage = storage
+        self._clock = clock
+
+    async def get(self, principal: Principal, operation_id: str) -> Operation:
+        """Raises NotFound."""
+        async with self._storage.read() as tx:
+            found = await tx.operations.get(principal.tenant_id, operation_id)
+        return _reachable(principal, operation_id, found)
+
+    async def page(
+        self,
+        principal: Principal,
+        *,
+        states: Sequence[OperationState] | None,
+        after_id: str | None,
+        limit: int,
+    ) -> list[Operation]:
+        """Newest first."""
+        async with self._storage.read() as tx:
+            return await tx.operations.page(
+                principal.tenant_id,
+                states=states,
+                after_id=after_id,
+                limit=limit,
+                only_sessions=principal.session_ids,
+            )
+
+    async def cancel(self, principal: Principal, operation_id: str) -> Operation:
+        """Raises NotFound, and Conflict for what is over or must not stay half done."""
+        async with self._storage.write() as tx:
+            found = _reachable(principal, operation_id, await tx.operations.get(principal.tenant_id, operation_id))
+            if found.state not in UNFINISHED:
+                raise Conflict(f"the operation is over: {found.state}")
+            if found.kind is OperationKind.PURGE:
+                raise Conflict("a purge can't be cancelled: it must not stay half done")
+            await tx.operations.finish(operation_id, OperationState.CANCELLED, self._clock.now())
+        return await self.get(principal, operation_id)
+
+
+def _reachable(principal: Principal, operation_id: str, found: Operation | None) -> Operation:
+    hidden = found is not None and found.session_id is not None and not principal.may_reach(found.session_id)
+    if found is None or hidden:
+        raise NotFound(f"there is no operation '{operation_id}'")
+    return found

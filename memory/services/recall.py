@@ -1,0 +1,241 @@
+"""Find what was said: resolve the scope, ask the tiers, fuse, fit the budget, read the texts."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.domain.errors import InvalidInput, Retryable
+from memory.domain.events import Event
+from memory.domain.ids import is_memory, item_key
+from memory.domain.memories import Memory
+from memory.domain.principals import Principal, Scope
+from memory.domain.recall import EVENT_KIND, Degraded, EventRef, Recalled, RecallRequest, RecallResult, TierName
+from memory.domain.sessions import Session
+from memory.ports.jobs import Clock
+from memory.ports.models import Embedder
+from memory.ports.storage import Storage, UnitOfWork
+from memory.recall import budget
+from memory.recall.fusion import Fused, fuse
+from memory.recall.planner import read_question, tiers_instead, tiers_to_ask
+from memory.recall.settings import RecallSettings
+from memory.services import access
+from memory.services.passages import Passages
+from memory.services.usage import Usage
+from memory.tiers.base import Candidates, Conditions, Floats, Question, Tier
+
+# An answer looks at so many more than it shows, so that doubles can step back for others.
+_SPARE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """The best candidates' items with their scores and signals, best first, and where each was found."""
+
+    items: list[int]
+    scores: Floats
+    signals: dict[str, Floats]
+    degraded: tuple[Degraded, ...]
+
+
+class Recall:
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        tiers: Mapping[TierName, Tier],
+        embedder: Embedder,
+        passages: Passages,
+        usage: Usage,
+        window_begin: Callable[[Session], int],
+        settings: RecallSettings,
+        clock: Clock,
+    ) -> None:
+        self._storage = storage
+        self._tiers = tiers
+        self._embedder = embedder
+        self._passages = passages
+        self._usage = usage
+        self._window_begin = window_begin
+        self._settings = settings
+        self._clock = clock
+
+    async def recall(
+        self, principal: Principal, request: RecallRequest, *, outside: tuple[int, int] | None = None
+    ) -> Recalled:
+        """`outside`: a session_key and the seq from which its events do not count.
+
+        Raises NotFound for an absent session, InvalidInput for a question that is too long.
+
+        A tier that can't answer is named in `degraded`; raises TierUnavailable only when none could.
+        """
+        question, reason = await self._question(principal, request, outside)
+        ranked = await self._ranked(question, request)
+        results = await self._fitted(request, question.vector, await self._read(question.scope, request, ranked))
+        self._usage.note(ranked.items[: request.top_k])
+        if reason is not None:
+            return Recalled(results, (*ranked.degraded, Degraded("embedder", reason)))
+        return Recalled(results, ranked.degraded)
+
+    async def _question(
+        self, principal: Principal, request: RecallRequest, outside: tuple[int, int] | None
+    ) -> tuple[Question, str | None]:
+        async with self._storage.read() as tx:
+            scope = await access.scope(tx, principal, request.session_ids)
+        if len(request.query) > 4 * self._settings.max_query_tokens:
+            raise InvalidInput(f"the query is longer than {self._settings.max_query_tokens} tokens")
+        vector, reason = None, None
+        try:
+            vector = (await self._embedder.embed([request.query]))[0]
+        except Retryable as error:  # words alone still find something; the caller is told
+            reason = error.detail
+        conditions = Conditions(
+            now=self._clock.now().timestamp(),
+            as_of=None if request.as_of is None else request.as_of.timestamp(),
+            kinds=request.kinds,
+            filter=request.filter,
+            outside=outside,
+        )
+        wanted = min(request.top_k * _SPARE, 400)
+        return Question(request.query, vector, scope, conditions, wanted), reason
+
+    async def _ranked(self, question: Question, request: RecallRequest) -> _Ranked:
+        found, degraded = await self._ask(question, request.tiers)
+        facts = read_question(question.text)
+        fused = [fuse(facts, candidates) for candidates in found]
+        items, scores, signals = _merged(found, fused)
+        if request.threshold is not None:
+            items, scores = items[scores >= request.threshold], scores[scores >= request.threshold]
+        best = np.lexsort((items, -scores))[: question.wanted]
+        kept = {name: values[best] for name, values in signals.items()}
+        return _Ranked(items[best].tolist(), scores[best], kept, tuple(degraded))
+
+    async def _ask(self, question: Question, wanted: frozenset[TierName]) -> tuple[list[Candidates], list[Degraded]]:
+        found: list[Candidates] = []
+        degraded: list[Degraded] = []
+        failures: list[Retryable] = []
+        for names in (tiers_to_ask(wanted), tiers_instead(wanted)):
+            asked = await asyncio.gather(*(self._tiers[n].recall(question) for n in names), return_exceptions=True)
+            for name, answer in zip(names, asked, strict=True):
+                if isinstance(answer, Retryable):
+                    degraded.append(Degraded(name, answer.detail))
+                    failures.append(answer)
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    found.append(answer)
+            if found:
+                break
+        if not found:
+            raise failures[0]
+        return found, degraded
+
+    async def _read(self, scope: Scope, request: RecallRequest, ranked: _Ranked) -> list[tuple[int, RecallResult]]:
+        keys = [item_key(item) for item in ranked.items if not is_memory(item)]
+        memory_keys = [item_key(item) for item in ranked.items if is_memory(item)]
+        async with self._storage.read() as tx:
+            events = {event.item: event for event in await tx.events.by_keys(keys)}
+            memories = {memory.item: memory for memory in await tx.memories.by_keys(memory_keys)}
+            sessions = await tx.sessions.by_keys({event.session_key for event in events.values()})
+            semantic = await tx.segments.held_items(list(events))
+            old_texts = await self._old_texts(tx, request, memory_keys)
+        results = []
+        for place, item in enumerate(ranked.items):
+            signals = {name: round(float(values[place]), 4) for name, values in ranked.signals.items()}
+            shown = {name: value for name, value in signals.items() if value == value} if request.explain else None
+            score = float(ranked.scores[place])
+            if item in events and (session := sessions.get(events[item].session_key)):
+                if _visible_event(events[item], session, scope):
+                    tier = self._fastest(events[item], session, item in semantic, request.tiers)
+                    results.append((item, _event_result(events[item], session, score, tier, shown)))
+            elif item in memories and _visible_memory(memories[item], scope):
+                results.append((item, _memory_result(memories[item], old_texts, score, shown)))
+        return results
+
+    async def _old_texts(self, tx: UnitOfWork, request: RecallRequest, keys: list[int]) -> dict[int, str]:
+        if request.as_of is None or not keys:
+            return {}
+        return await tx.memories.text_at(keys, request.as_of)
+
+    async def _fitted(
+        self, request: RecallRequest, vector: Floats | None, results: list[tuple[int, RecallResult]]
+    ) -> tuple[RecallResult, ...]:
+        """Doubles step back, long texts give way to their best passage, and the budget is kept."""
+        order = budget.diverse_order([result.text for _, result in results])[: request.top_k]
+        scores = budget.falling([results[at][1].score for at in order])
+        best = [(results[at][0], replace(results[at][1], score=s)) for at, s in zip(order, scores, strict=True)]
+        shown = await self._passages.shorten(best, vector, request.max_tokens)
+        return tuple(shown[at] for at in budget.within([result.tokens for result in shown], request.max_tokens))
+
+    def _fastest(self, event: Event, session: Session, semantic: bool, asked: frozenset[TierName]) -> TierName:
+        """The fastest of the asked tiers that holds the event."""
+        if TierName.HOT in asked and event.token_start >= self._window_begin(session):
+            return TierName.HOT
+        return TierName.SEMANTIC if semantic and TierName.SEMANTIC in asked else TierName.LONGTERM
+
+
+def _merged(found: list[Candidates], fused: list[Fused]) -> tuple[NDArray[np.int64], Floats, dict[str, Floats]]:
+    """All candidates once, each with its best score; signals that a tier does not have are nan."""
+    items = np.concatenate([candidates.items for candidates in found])
+    scores = np.concatenate([ranked.score for ranked in fused])
+    names = list(dict.fromkeys(name for ranked in fused for name in ranked.signals))
+    signals = {
+        name: np.concatenate([r.signals.get(name, np.full(len(r.score), np.nan, np.float32)) for r in fused])
+        for name in names
+    }
+    best_first = np.argsort(-scores, kind="stable")
+    _, first = np.unique(items[best_first], return_index=True)
+    once = best_first[first]
+    return items[once], scores[once], {name: values[once] for name, values in signals.items()}
+
+
+def _visible_event(event: Event, session: Session, scope: Scope) -> bool:
+    """The database's word on what the index says (invariant I3 has two gates)."""
+    inside = scope.session_keys is None or event.session_key in scope.session_keys
+    return inside and session.tenant_id == scope.tenant_id and event.audience in scope.audiences
+
+
+def _visible_memory(memory: Memory, scope: Scope) -> bool:
+    inside = scope.session_keys is None or memory.session_key is None or memory.session_key in scope.session_keys
+    return inside and memory.tenant_id == scope.tenant_id and memory.audience in scope.audiences
+
+
+def _event_result(
+    event: Event, session: Session, score: float, tier: TierName, signals: dict[str, float] | None
+) -> RecallResult:
+    return RecallResult(
+        text=event.content,
+        score=score,
+        tier=tier,
+        kind=EVENT_KIND,
+        memory_id=None,
+        session_id=session.session_id,
+        events=(EventRef(event.event_id, event.seq),),
+        agent_id=event.agent_id,
+        created_at=event.created_at,
+        tokens=event.token_count,
+        metadata=event.metadata,
+        role=event.role,
+        signals=signals,
+    )
+
+
+def _memory_result(
+    memory: Memory, old_texts: dict[int, str], score: float, signals: dict[str, float] | None
+) -> RecallResult:
+    return RecallResult(
+        text=old_texts.get(memory.memory_key, memory.text),
+        score=score,
+        tier=TierName.LONGTERM,
+        kind=memory.kind,
+        memory_id=memory.memory_id,
+        session_id=memory.session_id,
+        events=(),
+        agent_id=memory.agent_id,
+        created_at=memory.created_at,
+        tokens=memory.token_count,
+        metadata=memory.metadata,
+        signals=signals,
+    )

@@ -1,0 +1,43 @@
+"""The summary of a session up to a place in its log. Kept for speed; what is missing is made again, the same."""
+
+from memory.domain.events import Event
+from memory.domain.sessions import Session
+from memory.ports.storage import Storage, UnitOfWork
+from memory.recall.summary import STEP_TOKENS, extend, sentences
+
+_MOST_EVENTS = 100_000
+
+
+class Summaries:
+    """Made of session-visible events only."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def before(self, session: Session, token_start: int) -> list[str]:
+        """The key sentences of the shared log before a place on its token axis, oldest first."""
+        step = token_start // STEP_TOKENS
+        if step == 0:
+            return []
+        async with self._storage.read() as tx:
+            made, lines = await tx.summaries.newest(session.session_key, up_to=step)
+        if made == step:
+            return lines
+        new: dict[int, list[str]] = {}
+        async with self._storage.read() as tx:
+            for following in range(made + 1, step + 1):
+                lines = extend(lines, await self._stretch(tx, session, following))
+                new[following] = lines
+        async with self._storage.write() as tx:
+            if await tx.sessions.locked_by_key(session.session_key) is not None:
+                await tx.summaries.add(session.session_key, new)
+        return lines
+
+    async def _stretch(self, tx: UnitOfWork, session: Session, step: int) -> list[str]:
+        start, end = (step - 1) * STEP_TOKENS, step * STEP_TOKENS
+        events = await tx.events.shared_from(session.session_key, start, below=end, limit=_MOST_EVENTS)
+        return [line for event in events for line in sentences(_author(event), event.content)]
+
+
+def _author(event: Event) -> str:
+    return event.name or event.agent_id or event.role

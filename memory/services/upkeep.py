@@ -1,0 +1,52 @@
+"""What must be looked after, whether or not anybody asks? Lost jobs are sent again, old records go."""
+
+import asyncio
+import contextlib
+import logging
+from datetime import timedelta
+
+from memory.domain.errors import StratamemError
+from memory.domain.operations import OperationKind
+from memory.ports.jobs import Clock, JobQueue
+from memory.ports.storage import Storage
+from memory.services.tasks import CONSOLIDATE, PURGE
+from memory.services.usage import Usage
+
+logger = logging.getLogger(__name__)
+
+_FIRST_STEP = {OperationKind.INDEX: CONSOLIDATE, OperationKind.PURGE: PURGE}
+_BATCH = 500
+
+
+class Upkeep:
+    def __init__(
+        self, storage: Storage, jobs: JobQueue, clock: Clock, *, idle: timedelta, retention: timedelta
+    ) -> None:
+        self._storage = storage
+        self._jobs = jobs
+        self._clock = clock
+        self._idle = idle
+        self._retention = retention
+
+    async def sweep(self) -> int:
+        """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
+        async with self._storage.read() as tx:
+            abandoned = await tx.operations.abandoned(self._clock.now(), self._idle, _BATCH)
+        for operation in abandoned:
+            self._jobs.send(_FIRST_STEP[operation.kind], operation.operation_id)
+        return len(abandoned)
+
+    async def tidy(self) -> None:
+        """Forgets finished operations and the answers of old Idempotency-Keys."""
+        before = self._clock.now() - self._retention
+        async with self._storage.write() as tx:
+            await tx.operations.forget(before)
+            await tx.events.forget_answers(before)
+
+
+async def flush_usage(usage: Usage, every: float) -> None:
+    """Runs until cancelled; `every`: seconds."""
+    while True:
+        await asyncio.sleep(every)
+        with contextlib.suppress(StratamemError):  # counts that wait for the database are written next time
+            await usage.flush()

@@ -1,0 +1,90 @@
+"""What can be set? Read from the environment (`STRATAMEM_…`, nested with `__`) and `.env` by entry points only."""
+
+import ipaddress
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from memory.adapters.jobs.settings import JobSettings
+from memory.adapters.sql.settings import DatabaseSettings
+from memory.recall.settings import RecallSettings
+from memory.tiers.hot.settings import HotSettings
+from memory.tiers.longterm.settings import LongTermSettings
+from memory.tiers.semantic.settings import SemanticSettings
+
+EMBEDDED_BROKER = "memory://"
+
+
+class AuthMode(StrEnum):
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="STRATAMEM_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    data_dir: Path = Field(default=Path("./data"), description="Where the embedded database and the indexes live.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on.")
+    auth: AuthMode = Field(
+        default=AuthMode.AUTO, description="auto: keys are needed on any address but loopback; required: always."
+    )
+    database_url: str | None = Field(
+        default=None, description="postgresql://… or sqlite:///…; unset: SQLite in the data folder."
+    )
+    broker_url: str = Field(
+        default=EMBEDDED_BROKER,
+        description="redis://… or amqp://…; unset: the workers run inside the API process.",
+    )
+    embedder: str = Field(
+        default="minilm", description="minilm (packaged), a sentence-transformers folder, or a hub id."
+    )
+    model: str | None = Field(default=None, description="Reserved for generation, which this version does not have.")
+    node: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Names this API process's index folder; unset: its port. Two processes never share one.",
+    )
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field(default="console", pattern="^(console|json)$", description="console or json.")
+
+    database: DatabaseSettings = DatabaseSettings()
+    jobs: JobSettings = JobSettings()
+    hot: HotSettings = HotSettings()
+    semantic: SemanticSettings = SemanticSettings()
+    longterm: LongTermSettings = LongTermSettings()
+    recall: RecallSettings = RecallSettings()
+
+    @property
+    def storage_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'stratamem.db'}"
+
+    @property
+    def embedded(self) -> bool:
+        """Workers run inside the API process."""
+        return self.broker_url == EMBEDDED_BROKER
+
+    @property
+    def node_name(self) -> str:
+        return self.node or f"port-{self.port}"
+
+    @property
+    def index_dir(self) -> Path:
+        return self.data_dir.resolve() / "index" / self.node_name
+
+    @property
+    def loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def keys_needed(self) -> bool:
+        return self.auth is AuthMode.REQUIRED or not self.loopback
