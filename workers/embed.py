@@ -1,0 +1,7 @@
+"""Segments get their vectors."""
+
+from workers.task import Services
+
+
+async def embed(services: Services, operation_id: str) -> None:
+    await services.consolidation.embed(operation_id)
