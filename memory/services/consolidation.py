@@ -85,19 +85,22 @@ class Consolidation:
             return
         try:
             goes_on = await work(operation)
+        except asyncio.CancelledError:  # the process stops: whoever comes next need not wait for the lease
+            await asyncio.shield(self._failed(operation, "the worker was stopped"))
+            raise
         except Exception as error:
-            await self._failed(operation, error)
+            hopeless = operation.attempts >= _ATTEMPTS and not isinstance(error, Retryable)
+            await self._failed(operation, f"{type(error).__name__}: {error}", give_up=hopeless)
             raise
         if goes_on and following is not None:
             async with self._storage.write() as tx:
                 await tx.operations.release(operation_id, None)
             self._jobs.send(following, operation_id)
 
-    async def _failed(self, operation: Operation, error: Exception) -> None:
-        """Queued again for the sweep, with the reason; given up after too many attempts."""
-        reason = f"{type(error).__name__}: {error}"
+    async def _failed(self, operation: Operation, reason: str, *, give_up: bool = False) -> None:
+        """Queued again for the sweep, with the reason."""
         async with self._storage.write() as tx:
-            if operation.attempts >= _ATTEMPTS and not isinstance(error, Retryable):
+            if give_up:
                 now = self._clock.now()
                 await tx.operations.finish(operation.operation_id, OperationState.FAILED, now, error=reason)
             else:

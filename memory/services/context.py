@@ -93,9 +93,7 @@ class Contexts:
             return _Part()
         part = self._part([Message(Role.USER, request.query)])
         if part.tokens > request.max_tokens:
-            raise BudgetTooSmall(
-                f"the query takes {part.tokens} tokens, max_tokens is {request.max_tokens}: raise it or shorten the query"
-            )
+            raise BudgetTooSmall(f"the query alone takes {part.tokens} of max_tokens {request.max_tokens}: raise it")
         return part
 
     def _system(self, head: Sequence[Event], room: int) -> tuple[_Part, int]:

@@ -1,1 +1,1 @@
-"""The database: SQLAlchemy over SQLite (embedded) or PostgreSQL. Tables, one repository per aggregate, units of work."""
+"""The database: SQLite (embedded) or PostgreSQL through SQLAlchemy; one repository per aggregate, units of work."""

@@ -7,6 +7,7 @@ follower's place moves only over changes below the oldest running transaction; t
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,27 +41,24 @@ _FACTS_OF_EVENTS = (
 )
 
 
+# Made once: building a statement costs more than running it, and every append runs one of these.
+_COLUMNS = tuple(field.name for field in fields(NewChange))
+_INSERT = changes.insert().returning(changes.c.xid, changes.c.number)
+_INSERT_POSTGRESQL = changes.insert().values(xid=_THIS_TRANSACTION).returning(changes.c.xid, changes.c.number)
+
+
 class SqlChanges:
     def __init__(self, connection: AsyncConnection) -> None:
         self._db = connection
 
     async def add(self, *added: NewChange) -> Position:
-        xid = _THIS_TRANSACTION if is_postgresql(self._db) else 0
         last = Position()
         for new in added:
-            inserted = await self._db.execute(
-                changes.insert()
-                .values(
-                    xid=xid,
-                    tenant_id=new.tenant_id,
-                    kind=new.kind,
-                    session_key=new.session_key,
-                    first_seq=new.first_seq,
-                    last_seq=new.last_seq,
-                    memory_key=new.memory_key,
-                )
-                .returning(changes.c.xid, changes.c.number)
-            )
+            values = {name: getattr(new, name) for name in _COLUMNS}
+            if is_postgresql(self._db):
+                inserted = await self._db.execute(_INSERT_POSTGRESQL, values)
+            else:
+                inserted = await self._db.execute(_INSERT, values | {"xid": 0})
             last = Position(*inserted.one())
         return last
 

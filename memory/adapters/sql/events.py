@@ -1,7 +1,7 @@
 """The append-only log."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -14,18 +14,20 @@ from memory.adapters.sql.tables import events, idempotency, sessions
 from memory.domain.events import Appended, Event, EventVisibility
 from memory.domain.principals import SHARED, private_to
 
+_INSERT = events.insert()
+_COLUMNS = tuple(field.name for field in fields(Event) if field.name != "event_key")
+
 
 class SqlEvents:
     def __init__(self, connection: AsyncConnection) -> None:
         self._db = connection
 
     async def add(self, session_key: int, added: Sequence[Event], tokenizer: str) -> None:
-        values = []
-        for event in added:
-            row = asdict(event)
-            del row["event_key"]
-            values.append(row | {"session_key": session_key, "tokenizer": tokenizer})
-        await self._db.execute(events.insert(), values)
+        values = [
+            {name: getattr(event, name) for name in _COLUMNS} | {"session_key": session_key, "tokenizer": tokenizer}
+            for event in added
+        ]
+        await self._db.execute(_INSERT, values if len(values) > 1 else values[0])
 
     async def by_ids(self, session_key: int, event_ids: Sequence[str]) -> list[Event]:
         found: list[Event] = []

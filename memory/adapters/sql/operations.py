@@ -5,15 +5,29 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import upsert
+from memory.adapters.sql.statements import is_postgresql
 from memory.adapters.sql.tables import operations
 from memory.domain.ids import new_id
 from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState
 
 _UNFINISHED = operations.c.state.in_(UNFINISHED)
+
+
+def _enqueue(insert: Any) -> Any:
+    return insert.on_conflict_do_update(
+        index_elements=["tenant_id", "kind", "subject"],
+        index_where=sa.text("state IN ('queued', 'running')"),
+        set_={"total": operations.c.total + insert.excluded.total},
+    ).returning(operations.c.operation_id)
+
+
+# Made once: building a statement costs more than running it, and every append runs one of these.
+_ENQUEUE_POSTGRESQL = _enqueue(postgresql.insert(operations))
+_ENQUEUE_SQLITE = _enqueue(sqlite.insert(operations))
 
 
 class SqlOperations:
@@ -33,24 +47,20 @@ class SqlOperations:
         unit: str,
     ) -> tuple[str, bool]:
         proposed = new_id()
-        statement = upsert(self._db, operations).values(
-            operation_id=proposed,
-            tenant_id=tenant_id,
-            kind=kind,
-            subject=subject,
-            session_key=session_key,
-            session_id=session_id,
-            state=OperationState.QUEUED,
-            total=total,
-            unit=unit,
-            created_at=now,
-        )
-        statement = statement.on_conflict_do_update(
-            index_elements=["tenant_id", "kind", "subject"],
-            index_where=sa.text("state IN ('queued', 'running')"),
-            set_={"total": operations.c.total + total},
-        ).returning(operations.c.operation_id)
-        operation_id = (await self._db.execute(statement)).scalar_one()
+        values = {
+            "operation_id": proposed,
+            "tenant_id": tenant_id,
+            "kind": kind,
+            "subject": subject,
+            "session_key": session_key,
+            "session_id": session_id,
+            "state": OperationState.QUEUED,
+            "total": total,
+            "unit": unit,
+            "created_at": now,
+        }
+        statement = _ENQUEUE_POSTGRESQL if is_postgresql(self._db) else _ENQUEUE_SQLITE
+        operation_id: str = (await self._db.execute(statement, values)).scalar_one()
         return operation_id, operation_id == proposed
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:

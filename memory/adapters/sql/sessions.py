@@ -22,6 +22,18 @@ from memory.adapters.sql.tables import (
 from memory.domain.events import Event, EventVisibility, Role
 from memory.domain.sessions import NewSession, Session
 
+# Made once: building a statement costs more than running it, and an append runs these.
+_BY_ID = sa.select(sessions).where(
+    sessions.c.tenant_id == sa.bindparam("tenant_id"), sessions.c.session_id == sa.bindparam("session_id")
+)
+_BY_ID_LOCKED = _BY_ID.with_for_update()
+_ADVANCED = ("last_seq", "event_count", "token_count", "shared_tokens", "turns", "updated_at")
+_ADVANCE = (
+    sessions.update()
+    .where(sessions.c.session_key == sa.bindparam("key"))
+    .values({name: sa.bindparam(f"new_{name}") for name in _ADVANCED})
+)
+
 
 class SqlSessions:
     def __init__(self, connection: AsyncConnection) -> None:
@@ -42,10 +54,10 @@ class SqlSessions:
         return await self._one(statement.returning(sessions))
 
     async def get(self, tenant_id: str, session_id: str) -> Session | None:
-        return await self._one(_by_id(tenant_id, session_id))
+        return await self._one(_BY_ID, {"tenant_id": tenant_id, "session_id": session_id})
 
     async def locked(self, tenant_id: str, session_id: str) -> Session | None:
-        return await self._one(_by_id(tenant_id, session_id).with_for_update())
+        return await self._one(_BY_ID_LOCKED, {"tenant_id": tenant_id, "session_id": session_id})
 
     async def locked_by_key(self, session_key: int) -> Session | None:
         query = sa.select(sessions).where(sessions.c.session_key == session_key)
@@ -82,18 +94,16 @@ class SqlSessions:
 
     async def advance(self, session: Session, added: Sequence[Event], now: datetime) -> None:
         shared = sum(e.token_count for e in added if e.visibility is EventVisibility.SESSION)
-        await self._db.execute(
-            sessions.update()
-            .where(sessions.c.session_key == session.session_key)
-            .values(
-                last_seq=added[-1].seq,
-                event_count=session.event_count + len(added),
-                token_count=session.token_count + sum(e.token_count for e in added),
-                shared_tokens=session.shared_tokens + shared,
-                turns=session.turns + sum(e.role is Role.USER for e in added),
-                updated_at=now,
-            )
-        )
+        values = {
+            "key": session.session_key,
+            "new_last_seq": added[-1].seq,
+            "new_event_count": session.event_count + len(added),
+            "new_token_count": session.token_count + sum(e.token_count for e in added),
+            "new_shared_tokens": session.shared_tokens + shared,
+            "new_turns": session.turns + sum(e.role is Role.USER for e in added),
+            "new_updated_at": now,
+        }
+        await self._db.execute(_ADVANCE, values)
 
     async def mark_segmented(self, session_key: int, seq: int) -> None:
         await self._db.execute(
@@ -154,14 +164,10 @@ class SqlSessions:
         row = (await self._db.execute(query)).one()
         return {"sessions": row[0], "events": int(row[1]), "tokens": int(row[2])}
 
-    async def _one(self, statement: Any) -> Session | None:
-        row = (await self._db.execute(statement)).one_or_none()
+    async def _one(self, statement: Any, values: Mapping[str, Any] | None = None) -> Session | None:
+        row = (await self._db.execute(statement, values)).one_or_none()
         return None if row is None else rows.session(row)
 
     async def _counts(self, column: sa.Column[Any], session_keys: Iterable[int], *conditions: Any) -> dict[int, int]:
         query = sa.select(column, sa.func.count()).where(column.in_(list(session_keys)), *conditions)
         return {row[0]: row[1] for row in await self._db.execute(query.group_by(column))}
-
-
-def _by_id(tenant_id: str, session_id: str) -> sa.Select[Any]:
-    return sa.select(sessions).where(sessions.c.tenant_id == tenant_id, sessions.c.session_id == session_id)

@@ -6,6 +6,7 @@ open transaction, and all are told of the commit together (group commit), so no 
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from memory.adapters.sql import sqlite_driver
 from memory.adapters.sql.changes import SqlChanges
 from memory.adapters.sql.clusters import SqlClusters
 from memory.adapters.sql.events import SqlEvents
@@ -124,12 +126,14 @@ class _WriterQueue:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[AsyncConnection]:
         await self._acquire()
+        joined = bool(self._unflushed)
         try:
             connection = await self._open()
-            async with connection.begin_nested():
+            # The first in a transaction needs no savepoint: nobody else's work goes when it is rolled back.
+            async with connection.begin_nested() if joined else contextlib.nullcontext():
                 yield connection
         except BaseException:
-            await self._end_turn()
+            await self._end_turn(discard=not joined)
             raise
         flushed = asyncio.get_running_loop().create_future()
         self._unflushed.append(flushed)
@@ -180,12 +184,14 @@ class _WriterQueue:
             await self._connection.begin()  # BEGIN IMMEDIATE, see make_engine
         return self._connection
 
-    async def _end_turn(self) -> None:
+    async def _end_turn(self, *, discard: bool = False) -> None:
         """Goes on to its end when the caller is cancelled: a turn that is never handed on would stop all writers."""
-        await asyncio.shield(self._hand_on())
+        await asyncio.shield(self._hand_on(discard))
 
-    async def _hand_on(self) -> None:
+    async def _hand_on(self, discard: bool) -> None:
         """Gives the open transaction to the next writer, or flushes it."""
+        if discard:
+            await self._flush()
         while self._waiting and self._waiting[0].cancelled():
             self._waiting.popleft()
         if not self._waiting or len(self._unflushed) >= self._group:
@@ -257,7 +263,7 @@ def _sqlite_engine(url: sa.URL, settings: DatabaseSettings) -> AsyncEngine:
         pool_size=settings.pool_size,
         max_overflow=settings.pool_size,
         pool_timeout=settings.connect_timeout,
-        connect_args={"timeout": settings.statement_timeout},
+        connect_args={"timeout": settings.statement_timeout, "async_creator_fn": sqlite_driver.connect},
     )
 
     @sa.event.listens_for(engine.sync_engine, "connect")

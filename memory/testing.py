@@ -1,0 +1,65 @@
+"""Stand-ins for tests: simple, fast and honest about what they are. Ports that need a server have their own reference
+implementations beside the real adapters (`adapters/vectors/flat.py`, `adapters/lexical/scan.py`, `adapters/jobs/recording.py`).
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from memory.ports.models import Vectors
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(slots=True)
+class SettableClock:
+    """A clock that stands still until it is moved."""
+
+    moment: datetime = field(default_factory=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def pass_time(self, **amount: float) -> None:
+        """As `timedelta`: pass_time(minutes=5)."""
+        self.moment += timedelta(**amount)
+
+
+class WordHashEmbedder:
+    """Texts with common words are near each other: each word is a fixed random direction, a text their sum."""
+
+    def __init__(self, dimensions: int = 64) -> None:
+        self.dimensions = dimensions
+        self.space = f"word-hash-{dimensions}"
+        self.embedded = 0
+        """Texts embedded so far."""
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        self.embedded += len(texts)
+        vectors = np.array([self._sum(text) for text in texts], np.float32).reshape(len(texts), self.dimensions)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def _sum(self, text: str) -> Vectors:
+        words = _WORD.findall(text.lower()) or [""]
+        return np.sum([self._direction(word) for word in words], axis=0, dtype=np.float32)
+
+    def _direction(self, word: str) -> Vectors:
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+        return np.random.default_rng(seed).standard_normal(self.dimensions).astype(np.float32)
+
+
+class WordTokenizer:
+    """A token is a run of letters and digits, or one other character that is no space."""
+
+    fingerprint = "words"
+    _token = re.compile(r"\w+|[^\w\s]")
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return [len(self._token.findall(text)) for text in texts]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        return [match.span() for match in self._token.finditer(text)]
