@@ -1,5 +1,7 @@
-"""Stand-ins for tests: simple, fast and honest about what they are. Ports that need a server have their own reference
-implementations beside the real adapters (`adapters/vectors/flat.py`, `adapters/lexical/scan.py`, `adapters/jobs/recording.py`).
+"""Stand-ins for tests: simple, fast and honest about what they are.
+
+Indexes and queues have reference implementations beside the real adapters: `adapters/vectors/flat.py`,
+`adapters/lexical/scan.py`, `adapters/jobs/recording.py`.
 """
 
 import hashlib
@@ -41,11 +43,11 @@ class WordHashEmbedder:
     async def embed(self, texts: Sequence[str]) -> Vectors:
         self.embedded += len(texts)
         vectors = np.array([self._sum(text) for text in texts], np.float32).reshape(len(texts), self.dimensions)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
     def _sum(self, text: str) -> Vectors:
         words = _WORD.findall(text.lower()) or [""]
-        return np.sum([self._direction(word) for word in words], axis=0, dtype=np.float32)
+        return np.asarray(np.sum([self._direction(word) for word in words], axis=0), np.float32)
 
     def _direction(self, word: str) -> Vectors:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")

@@ -8,7 +8,7 @@ associative and the vectors decide alone. c: are the events short turns, which o
 or documents, which don't?
 
 The weights were fitted on LoCoMo with one conversation left out at a time; in brackets what its recall@10 (.855) loses
-without a term. `benchmarks/results/recall_quality.json` has every set; the decision page 0005 has the whole table.
+without a term. `benchmarks/results/recall_quality.json` has every set; decision 18 has the whole table.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import is_postgresql, upsert
+from memory.adapters.sql.statements import is_postgresql, one_of, upsert
 from memory.adapters.sql.tables import changes, events, followers, memories, segments, sessions
 from memory.domain.changes import Change, NewChange, Position
 from memory.domain.events import EventVisibility
@@ -140,7 +140,7 @@ class SqlChanges:
             .where(sessions.c.tenant_id == tenant_id, value.is_not(None))
         )
         if session_keys is not None:
-            query = query.where(events.c.session_key.in_(session_keys))
+            query = query.where(one_of(self._db, events.c.session_key, session_keys))
         found += [(event_item(row[0]), row[1]) for row in await self._db.execute(query)]
         value = memories.c.metadata[tuple(path)]
         query = sa.select(memories.c.memory_key, value).where(memories.c.tenant_id == tenant_id, value.is_not(None))

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
+from memory.adapters.sql.statements import one_of
 from memory.adapters.sql.tables import clusters, sessions
 from memory.domain.segments import Cluster
 
@@ -35,7 +36,7 @@ class SqlClusters:
         await self._db.execute(statement, values)
 
     async def remove(self, cluster_keys: Sequence[int]) -> None:
-        await self._db.execute(clusters.delete().where(clusters.c.cluster_key.in_(list(cluster_keys))))
+        await self._db.execute(clusters.delete().where(one_of(self._db, clusters.c.cluster_key, cluster_keys)))
 
     async def count(self, tenant_id: str) -> int:
         query = (

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import parts, upsert
+from memory.adapters.sql.statements import one_of, upsert
 from memory.adapters.sql.tables import events, idempotency, sessions
 from memory.domain.events import Appended, Event, EventVisibility
 from memory.domain.principals import SHARED, private_to
@@ -23,6 +23,8 @@ class SqlEvents:
         self._db = connection
 
     async def add(self, session_key: int, added: Sequence[Event], tokenizer: str) -> None:
+        if not added:
+            return
         values = [
             {name: getattr(event, name) for name in _COLUMNS} | {"session_key": session_key, "tokenizer": tokenizer}
             for event in added
@@ -30,14 +32,13 @@ class SqlEvents:
         await self._db.execute(_INSERT, values if len(values) > 1 else values[0])
 
     async def by_ids(self, session_key: int, event_ids: Sequence[str]) -> list[Event]:
-        found: list[Event] = []
-        for part in parts(list(event_ids)):
-            query = sa.select(events).where(events.c.session_key == session_key, events.c.event_id.in_(part))
-            found += [rows.event(row) for row in await self._db.execute(query)]
-        return found
+        query = sa.select(events).where(
+            events.c.session_key == session_key, one_of(self._db, events.c.event_id, event_ids)
+        )
+        return [rows.event(row) for row in await self._db.execute(query)]
 
     async def by_keys(self, event_keys: Sequence[int]) -> list[Event]:
-        query = sa.select(events).where(events.c.event_key.in_(list(event_keys)))
+        query = sa.select(events).where(one_of(self._db, events.c.event_key, event_keys))
         return [rows.event(row) for row in await self._db.execute(query)]
 
     async def page(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import upsert
+from memory.adapters.sql.statements import one_of, upsert
 from memory.adapters.sql.tables import memories, memory_versions, segments, sessions
 from memory.domain.ids import memory_item
 from memory.domain.memories import Memory, MemoryVisibility
@@ -52,7 +52,7 @@ class SqlMemories:
         await self._db.execute(memories.update().where(memories.c.memory_key == memory_key).values(scope_hash=None))
 
     async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]:
-        query = _SELECT.where(memories.c.memory_key.in_(list(memory_keys)))
+        query = _SELECT.where(one_of(self._db, memories.c.memory_key, memory_keys))
         return [rows.memory(row) for row in await self._db.execute(query)]
 
     async def page(
@@ -78,8 +78,8 @@ class SqlMemories:
             if value is not None:
                 query = query.where(column == value)
         if only_sessions is not None:
-            reachable = sa.or_(memories.c.session_key.is_(None), sessions.c.session_id.in_(only_sessions))
-            query = query.where(reachable)
+            named = one_of(self._db, sessions.c.session_id, only_sessions)
+            query = query.where(sa.or_(memories.c.session_key.is_(None), named))
         query = query.order_by(memories.c.memory_key.desc()).limit(limit)
         return [rows.memory(row) for row in await self._db.execute(query)]
 
@@ -98,7 +98,7 @@ class SqlMemories:
     async def text_at(self, memory_keys: Sequence[int], moment: datetime) -> dict[int, str]:
         query = (
             sa.select(memory_versions.c.memory_key, memory_versions.c.text)
-            .where(memory_versions.c.memory_key.in_(list(memory_keys)), memory_versions.c.changed_at <= moment)
+            .where(one_of(self._db, memory_versions.c.memory_key, memory_keys), memory_versions.c.changed_at <= moment)
             .order_by(memory_versions.c.memory_key, memory_versions.c.version)
         )
         return {row.memory_key: row.text for row in await self._db.execute(query)}
@@ -116,7 +116,7 @@ class SqlMemories:
     async def used(self, memory_keys: Sequence[int], now: datetime) -> None:
         await self._db.execute(
             memories.update()
-            .where(memories.c.memory_key.in_(list(memory_keys)))
+            .where(one_of(self._db, memories.c.memory_key, memory_keys))
             .values(access_count=memories.c.access_count + 1, last_accessed_at=now)
         )
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import is_postgresql
+from memory.adapters.sql.statements import is_postgresql, one_of
 from memory.adapters.sql.tables import operations
 from memory.domain.ids import new_id
 from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState
@@ -149,7 +149,7 @@ class SqlOperations:
         if after_id is not None:
             query = query.where(operations.c.operation_id < after_id)
         if only_sessions is not None:
-            query = query.where(operations.c.session_id.in_(only_sessions))
+            query = query.where(one_of(self._db, operations.c.session_id, only_sessions))
         query = query.order_by(operations.c.operation_id.desc()).limit(limit)
         return [rows.operation(row) for row in await self._db.execute(query)]
 

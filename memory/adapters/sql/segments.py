@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import parts, upsert
+from memory.adapters.sql.statements import one_of, parts, upsert
 from memory.adapters.sql.tables import events, memories, segments
 from memory.domain.ids import ItemId, is_memory, item_key
 from memory.domain.segments import NewSegment, PendingSegment, Span, TierSegment
@@ -69,7 +69,7 @@ class SqlSegments:
 
     async def pending_items(self, space: str, items: Sequence[ItemId]) -> list[PendingSegment]:
         query = sa.select(segments).where(
-            segments.c.item.in_(list(items)), segments.c.vector.is_(None), segments.c.space == space
+            one_of(self._db, segments.c.item, items), segments.c.vector.is_(None), segments.c.space == space
         )
         return await self._with_texts(query.order_by(segments.c.segment_key))
 
@@ -86,6 +86,8 @@ class SqlSegments:
         return found
 
     async def set_vectors(self, vectors: Mapping[int, bytes], now: datetime) -> None:
+        if not vectors:
+            return
         statement = (
             segments.update()
             .where(segments.c.segment_key == sa.bindparam("key"), segments.c.vector.is_(None))
@@ -113,17 +115,17 @@ class SqlSegments:
     async def used(self, items: Sequence[ItemId], now: datetime) -> None:
         await self._db.execute(
             segments.update()
-            .where(segments.c.item.in_(list(items)), segments.c.semantic.is_(True))
+            .where(one_of(self._db, segments.c.item, items), segments.c.semantic.is_(True))
             .values(uses=segments.c.uses + 1, last_use=now)
         )
 
     async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
-        query = sa.select(segments.c.item).where(segments.c.item.in_(list(items)), segments.c.semantic.is_(True))
+        query = sa.select(segments.c.item).where(one_of(self._db, segments.c.item, items), segments.c.semantic.is_(True))
         return set((await self._db.execute(query)).scalars())
 
     async def spans(self, space: str, items: Sequence[ItemId]) -> dict[ItemId, list[tuple[Span, bytes | None]]]:
         query = sa.select(segments.c.item, segments.c.char_start, segments.c.char_end, segments.c.vector).where(
-            segments.c.item.in_(list(items)), segments.c.space == space
+            one_of(self._db, segments.c.item, items), segments.c.space == space
         )
         found: dict[ItemId, list[tuple[Span, bytes | None]]] = {}
         for row in await self._db.execute(query.order_by(segments.c.item, segments.c.ordinal)):
@@ -173,6 +175,6 @@ class SqlSegments:
         ):
             wanted = sorted({item_key(item) for item in items if is_memory(item) == bool(odd)})
             if wanted:
-                query = sa.select(key, text).select_from(table).where(key.in_(wanted))
+                query = sa.select(key, text).select_from(table).where(one_of(self._db, key, wanted))
                 texts |= {row[0] * 2 + odd: row[1] for row in await self._db.execute(query)}
         return texts

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import upsert
+from memory.adapters.sql.statements import one_of, upsert
 from memory.adapters.sql.tables import (
     clusters,
     events,
@@ -64,12 +64,12 @@ class SqlSessions:
         return await self._one(query.with_for_update())
 
     async def by_keys(self, session_keys: Iterable[int]) -> dict[int, Session]:
-        query = sa.select(sessions).where(sessions.c.session_key.in_(list(session_keys)))
+        query = sa.select(sessions).where(one_of(self._db, sessions.c.session_key, session_keys))
         return {row.session_key: rows.session(row) for row in await self._db.execute(query)}
 
     async def keys_of(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, int]:
         query = sa.select(sessions.c.session_id, sessions.c.session_key).where(
-            sessions.c.tenant_id == tenant_id, sessions.c.session_id.in_(list(session_ids))
+            sessions.c.tenant_id == tenant_id, one_of(self._db, sessions.c.session_id, session_ids)
         )
         return {row.session_id: row.session_key for row in await self._db.execute(query)}
 
@@ -80,7 +80,7 @@ class SqlSessions:
         if after_key is not None:
             query = query.where(sessions.c.session_key < after_key)
         if only is not None:
-            query = query.where(sessions.c.session_id.in_(only))
+            query = query.where(one_of(self._db, sessions.c.session_id, only))
         query = query.order_by(sessions.c.session_key.desc()).limit(limit)
         return [rows.session(row) for row in await self._db.execute(query)]
 
@@ -169,5 +169,5 @@ class SqlSessions:
         return None if row is None else rows.session(row)
 
     async def _counts(self, column: sa.Column[Any], session_keys: Iterable[int], *conditions: Any) -> dict[int, int]:
-        query = sa.select(column, sa.func.count()).where(column.in_(list(session_keys)), *conditions)
+        query = sa.select(column, sa.func.count()).where(one_of(self._db, column, session_keys), *conditions)
         return {row[0]: row[1] for row in await self._db.execute(query.group_by(column))}

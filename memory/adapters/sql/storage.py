@@ -7,6 +7,8 @@ open transaction, and all are told of the commit together (group commit), so no 
 
 import asyncio
 import contextlib
+import functools
+import json
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,6 +36,8 @@ from memory.domain.errors import StorageUnavailable
 
 _CHECKPOINT_TRIES = 20
 _CHECKPOINT_PAUSE = 0.05
+# NaN and infinities are no JSON: SQLite would take them, and then fail on every query into the column.
+_as_json = functools.partial(json.dumps, allow_nan=False)
 _UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout, ConnectionError, OSError)
 
 
@@ -249,6 +253,7 @@ def make_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
         return _sqlite_engine(parsed.set(drivername="sqlite+aiosqlite"), settings)
     return create_async_engine(
         parsed.set(drivername="postgresql+asyncpg"),
+        json_serializer=_as_json,
         pool_size=settings.pool_size,
         max_overflow=settings.pool_size,
         pool_timeout=settings.connect_timeout,
@@ -260,6 +265,7 @@ def make_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
 def _sqlite_engine(url: sa.URL, settings: DatabaseSettings) -> AsyncEngine:
     engine = create_async_engine(
         url,
+        json_serializer=_as_json,
         pool_size=settings.pool_size,
         max_overflow=settings.pool_size,
         pool_timeout=settings.connect_timeout,

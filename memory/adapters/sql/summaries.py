@@ -24,5 +24,7 @@ class SqlSummaries:
         return (0, []) if row is None else (row.step, row.sentences)
 
     async def add(self, session_key: int, steps: Mapping[int, Sequence[str]]) -> None:
+        if not steps:
+            return
         values = [{"session_key": session_key, "step": step, "sentences": list(s)} for step, s in steps.items()]
         await self._db.execute(upsert(self._db, summaries).on_conflict_do_nothing(), values)

@@ -1,6 +1,6 @@
 """Which rows does the memory keep? One definition for SQLite and PostgreSQL."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +16,8 @@ metadata = sa.MetaData(
     }
 )
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
 
 class Instant(sa.types.TypeDecorator[datetime]):
     """A moment as microseconds since 1970 UTC: orders and compares alike in both databases."""
@@ -24,10 +26,11 @@ class Instant(sa.types.TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
-        return None if value is None else round(value.timestamp() * 1_000_000)
+        # In whole numbers: as a float the last moment of year 9999 rounds up to one that no datetime can hold.
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else datetime.fromtimestamp(value / 1_000_000, UTC)
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
 Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")

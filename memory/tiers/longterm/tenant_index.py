@@ -279,7 +279,9 @@ class TenantIndex:
 
 
 def document(facts: ItemFacts) -> LexicalDocument:
-    return LexicalDocument(facts.item, facts.session_key, facts.audience, facts.text)
+    """Its words, and its author's name: else a name weighs where others say it (LoCoMo's recall@10: .847, not .855)."""
+    text = f"{facts.agent_id} {facts.text}" if facts.agent_id else facts.text
+    return LexicalDocument(facts.item, facts.session_key, facts.audience, text)
 
 
 def _owners(catalogue: Catalogue, total: int) -> Rows:

@@ -1,0 +1,21 @@
+# One image for API, workers and migrations. `docker build --build-arg TORCH_INDEX=…` takes torch from another index,
+# for example the CPU-only one that pytorch.org names under "Get started".
+FROM python:3.11-slim
+ARG TORCH_INDEX=
+WORKDIR /srv/stratamem
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY pyproject.toml constraints.txt README.md ./
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep -E '^torch==' constraints.txt)"
+COPY memory ./memory
+COPY api ./api
+COPY workers ./workers
+COPY model_runtime ./model_runtime
+COPY migrations ./migrations
+RUN pip install --editable . --constraint constraints.txt \
+    && useradd --system --create-home stratamem && mkdir /data && chown stratamem /data
+USER stratamem
+ENV STRATAMEM_DATA_DIR=/data STRATAMEM_LOG_FORMAT=json
+VOLUME /data
+EXPOSE 8080
+ENTRYPOINT ["stratamem"]
+CMD ["serve"]

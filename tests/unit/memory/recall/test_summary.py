@@ -1,0 +1,41 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory.recall.summary import SENTENCES, extend, sentences
+
+
+def test_statements_carry_their_author_and_questions_are_left_out():
+    text = "Where did you go? I went to the mountains with Sofia. Ok."
+    assert sentences("ann", text) == ["ann: I went to the mountains with Sofia."]
+
+
+def test_a_text_without_sentences_gives_none():
+    assert sentences("ann", "x" * 5_000) == []
+
+
+def test_what_is_spoken_of_often_is_kept():
+    words = ["amber", "basil", "cedar", "delta", "ember", "fjord", "grain", "heron", "ivory", "jewel"]
+    stretch = [f"bob: {first.title()} beside {second} once." for first in words for second in words if first < second]
+    wedding = ["ann: The wedding will be in June.", "ann: We chose flowers for the wedding."]
+    kept = extend([], stretch[:20] + wedding + stretch[20:])
+    assert set(wedding) <= set(kept)
+
+
+def test_two_topics_are_both_kept():
+    stretch = [f"ann: The garden wedding needs flowers {n}." for n in range(30)]
+    stretch += [f"bob: My thesis about glaciers moves on {n}." for n in range(12)]
+    kept = extend([], stretch)
+    assert any("thesis" in line for line in kept)
+    assert any("wedding" in line for line in kept)
+
+
+lines = st.lists(st.text("abcdefgh ", min_size=1, max_size=40), max_size=60)
+
+
+@given(lines, lines)
+def test_a_summary_is_bounded_keeps_the_order_and_is_always_the_same(previous, stretch):
+    kept = extend(previous, stretch)
+    assert len(kept) <= SENTENCES
+    pool = list(dict.fromkeys([*previous, *stretch]))
+    assert [pool.index(line) for line in kept] == sorted(pool.index(line) for line in kept)
+    assert kept == extend(previous, stretch)
