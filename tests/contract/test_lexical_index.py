@@ -287,8 +287,8 @@ def test_hits_say_which_distinct_terms_they_contain(index, committed):
     matched = dict(zip(hits.items.tolist(), [np.flatnonzero(row).tolist() for row in hits.matches], strict=True))
     assert matched == {1: list(range(1, 46)), 2: [1, 45], 3: [21]}
     assert hits.matches.shape == (3, 46)
-    once, twice = np.log(1 + 2.5 / 1.5), np.log(1 + 1.5 / 2.5)
-    np.testing.assert_allclose(hits.term_weights[[0, 1, 2, 45]], [once, twice, once, twice], rtol=1e-6)
+    never, once, twice = (np.log(1 + (3 - n + 0.5) / (n + 0.5)) for n in (0, 1, 2))
+    np.testing.assert_allclose(hits.term_weights[[0, 1, 2, 45]], [never, twice, once, twice], rtol=1e-6)
 
 
 def test_term_weights_are_given_and_not_negative_when_nothing_is_found(index):

@@ -74,7 +74,7 @@ class ScanIndex:
 
     def _idf(self, term: str, visible: dict[ItemId, Entry]) -> float:
         having = sum(term in entry.counts for entry in visible.values())
-        return idf(max(len(visible), 1), max(having, 1))
+        return idf(max(len(visible), 1), having)
 
     def _score(self, wanted: Counter[str], idfs: dict[str, float], entry: Entry, average: float) -> float:
         return sum(

@@ -132,20 +132,34 @@ class SqlChanges:
     async def metadata_values(
         self, tenant_id: str, session_keys: tuple[int, ...] | None, path: Sequence[str]
     ) -> list[tuple[ItemId, Any]]:
-        found: list[tuple[ItemId, Any]] = []
-        value = events.c.metadata[tuple(path)]
-        query = (
-            sa.select(events.c.event_key, value)
+        of_events = (
+            self._with_field(events.c.event_key, events.c.metadata, path[0])
             .join(sessions, sessions.c.session_key == events.c.session_key)
-            .where(sessions.c.tenant_id == tenant_id, value.is_not(None))
+            .where(sessions.c.tenant_id == tenant_id)
         )
         if session_keys is not None:
-            query = query.where(one_of(self._db, events.c.session_key, session_keys))
-        found += [(event_item(row[0]), row[1]) for row in await self._db.execute(query)]
-        value = memories.c.metadata[tuple(path)]
-        query = sa.select(memories.c.memory_key, value).where(memories.c.tenant_id == tenant_id, value.is_not(None))
-        found += [(memory_item(row[0]), row[1]) for row in await self._db.execute(query)]
+            of_events = of_events.where(one_of(self._db, events.c.session_key, session_keys))
+        of_memories = self._with_field(memories.c.memory_key, memories.c.metadata, path[0])
+        of_memories = of_memories.where(memories.c.tenant_id == tenant_id)
+        found: list[tuple[ItemId, Any]] = []
+        for query, item in ((of_events, event_item), (of_memories, memory_item)):
+            for row in await self._db.execute(query):
+                found += [(item(row[0]), value) for value in _inside(row[1], path[1:])]
         return found
+
+    def _with_field(self, key: sa.Column[Any], metadata: sa.Column[Any], name: str) -> sa.Select[Any]:
+        """The rows whose metadata has a field of this name, with its value."""
+        if is_postgresql(self._db):
+            return sa.select(key, metadata[name]).select_from(key.table).where(metadata[name].is_not(None))
+        # Not by a JSON path: SQLite finds no names with quotes or escapes by it, and says that true is 1.
+        field = sa.func.json_each(metadata).table_valued("key", "value", "type")
+        value = sa.case(
+            (field.c.type.in_(["true", "false", "null"]), field.c.type),
+            (field.c.type.in_(["array", "object"]), field.c.value),
+            else_=sa.func.json_quote(field.c.value),
+        )
+        query = sa.select(key, sa.type_coerce(value, metadata.type)).select_from(key.table).join(field, sa.true())
+        return query.where(field.c.key == name)
 
     async def follow(self, node: str, position: Position, now: datetime) -> None:
         place = {"xid": position.xid, "number": position.number, "seen_at": now}
@@ -185,6 +199,15 @@ class SqlChanges:
 
 def _beyond(position: Position) -> sa.ColumnElement[bool]:
     return sa.tuple_(changes.c.xid, changes.c.number) > sa.tuple_(position.xid, position.number)
+
+
+def _inside(value: Any, path: Sequence[str]) -> list[Any]:
+    """The value at the path, if there is one: None is one as well."""
+    for name in path:
+        if not isinstance(value, dict) or name not in value:
+            return []
+        value = value[name]
+    return [value]
 
 
 def _event_facts(row: rows.Row) -> ItemFacts:

@@ -10,7 +10,7 @@ from memory.adapters.lexical.analysis import Analyzer
 @pytest.mark.parametrize(
     ("text", "terms"),
     [
-        ("Caroline's dogs can't run; they'll walk", ["carolin", "dog", "can", "run", "walk"]),
+        ("Caroline's dogs can't run; they'll walk", ["carolin", "dog", "run", "walk"]),
         ("Bob’s IT’S", ["bob"]),
         ("The and of", []),
         ("", []),
