@@ -10,7 +10,7 @@ from memory.domain.recall import RecallResult
 from memory.domain.segments import Span
 from memory.ports.models import Embedder, Tokenizer
 from memory.ports.storage import Storage
-from memory.recall.passage import around
+from memory.recall.passage import around, densest
 from memory.tiers.base import Floats
 
 
@@ -22,7 +22,7 @@ class Passages:
         self._passage_tokens = passage_tokens
 
     async def shorten(
-        self, results: Sequence[tuple[int, RecallResult]], vector: Floats | None, max_tokens: int | None
+        self, results: Sequence[tuple[int, RecallResult]], query: str, vector: Floats | None, max_tokens: int | None
     ) -> list[RecallResult]:
         """The results in their order; those above the limit show their best passage, with its characters in `span`."""
         limit = min(self._passage_tokens, max_tokens or self._passage_tokens)
@@ -35,12 +35,15 @@ class Passages:
         for item, result in results:
             if result.tokens > limit:
                 best = _best(segments.get(item, []), vector)
-                result = await asyncio.to_thread(self._passage, result, best, limit)
+                result = await asyncio.to_thread(self._passage, result, best, query, limit)
             shown.append(result)
         return shown
 
-    def _passage(self, result: RecallResult, best: Span, limit: int) -> RecallResult:
-        span = around(result.text, best, max(1, limit * len(result.text) // result.tokens))
+    def _passage(self, result: RecallResult, best: Span, query: str, limit: int) -> RecallResult:
+        length = max(1, limit * len(result.text) // result.tokens)
+        if best.end - best.start > length:
+            best = densest(result.text, best, query, length)
+        span = around(result.text, best, length)
         while (tokens := self._tokenizer.count([result.text[span.start : span.end]])[0]) > limit:
             shorter = (span.end - span.start) * limit // (tokens + 1)
             span = around(result.text, Span(span.start, span.start + shorter), shorter)

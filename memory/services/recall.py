@@ -166,7 +166,7 @@ class Recall:
         order = budget.diverse_order([result.text for _, result in results])[: request.top_k]
         scores = budget.falling([results[at][1].score for at in order])
         best = [(results[at][0], replace(results[at][1], score=s)) for at, s in zip(order, scores, strict=True)]
-        shown = await self._passages.shorten(best, vector, request.max_tokens)
+        shown = await self._passages.shorten(best, request.query, vector, request.max_tokens)
         return tuple(shown[at] for at in budget.within([result.tokens for result in shown], request.max_tokens))
 
     def _fastest(self, event: Event, session: Session, semantic: bool, asked: frozenset[TierName]) -> TierName:

@@ -22,13 +22,16 @@ _FILE = "documents.json"
 
 
 class ScanIndex:
-    """Not for threads. `commit` writes all documents as one JSON file of their term counts."""
+    """Not for threads. `commit` writes all documents as one JSON file of their term counts.
 
-    def __init__(self, folder: Path, k1: float = K1, b: float = B) -> None:
-        self._path = folder / _FILE
+    Without a folder it lives in memory alone, and `commit` only forgets what was uncommitted.
+    """
+
+    def __init__(self, folder: Path | None = None, k1: float = K1, b: float = B) -> None:
+        self._path = None if folder is None else folder / _FILE
         self._k1, self._b = k1, b
         self._analyzer = Analyzer()
-        self._entries: dict[ItemId, Entry] = _read(self._path)
+        self._entries: dict[ItemId, Entry] = {} if self._path is None else _read(self._path)
         self._touched: set[ItemId] = set()
 
     def __len__(self) -> int:
@@ -88,8 +91,9 @@ class ScanIndex:
 
     def commit(self) -> None:
         documents = {item: [e.session, e.audience, e.counts, e.length] for item, e in self._entries.items()}
-        with replaced(self._path) as draft:
-            draft.write_text(json.dumps(documents))
+        if self._path is not None:
+            with replaced(self._path) as draft:
+                draft.write_text(json.dumps(documents))
         self._touched.clear()
 
     def rewrite(self, documents: Sequence[LexicalDocument]) -> None:
@@ -98,7 +102,7 @@ class ScanIndex:
         self.commit()
 
     def holds_term(self, term: str) -> bool:
-        return any(term in entry.counts for entry in _read(self._path).values())
+        return self._path is not None and any(term in entry.counts for entry in _read(self._path).values())
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -120,7 +120,9 @@ class SqlSegments:
         )
 
     async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
-        query = sa.select(segments.c.item).where(one_of(self._db, segments.c.item, items), segments.c.semantic.is_(True))
+        query = sa.select(segments.c.item).where(
+            one_of(self._db, segments.c.item, items), segments.c.semantic.is_(True)
+        )
         return set((await self._db.execute(query)).scalars())
 
     async def spans(self, space: str, items: Sequence[ItemId]) -> dict[ItemId, list[tuple[Span, bytes | None]]]:

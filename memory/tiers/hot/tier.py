@@ -4,6 +4,7 @@ The window itself is derived from the log (see policy), so there is nothing to l
 KV store which token ranges are in it and which have left.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -31,7 +32,7 @@ class HotTier:
     bound: ClassVar = "window_tokens of the session"
 
     def __init__(
-        self, *, storage: Storage, kv: KVStore, words: type[LexicalIndex], space: str, settings: HotSettings
+        self, *, storage: Storage, kv: KVStore, words: Callable[[], LexicalIndex], space: str, settings: HotSettings
     ) -> None:
         self._storage = storage
         self._kv = kv

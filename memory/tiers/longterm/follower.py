@@ -1,7 +1,11 @@
 """What do changes of the feed mean for a tenant's index? Reads the rows that they name."""
 
+import asyncio
+from collections.abc import Sequence
+
 from memory.domain.changes import Change, ChangeKind, Position
-from memory.domain.ids import ItemId, memory_item
+from memory.domain.ids import ItemId, is_memory, item_key, memory_item
+from memory.domain.segments import SegmentVector
 from memory.ports.storage import ItemFacts, Storage, UnitOfWork
 from memory.tiers.longterm.tenant_index import Batch, TenantIndex
 
@@ -28,16 +32,17 @@ async def read_everything(storage: Storage, tenant_id: str, space: str, index: T
     for memories_only in (False, True):
         last: ItemId | None = None
         while facts := await _facts_page(storage, tenant_id, last, memories_only):
-            index.apply(Batch(facts=facts))
+            await asyncio.to_thread(index.apply, Batch(facts=facts))
             last = facts[-1].item
     after = 0
     while True:
         async with storage.read() as tx:
-            vectors = await tx.changes.all_vectors(tenant_id, space, after, PAGE)
-        if not vectors:
+            page = await tx.changes.all_vectors(tenant_id, space, after, PAGE)
+            vectors = await _whole(tx, space, index, [vector for _, vector in page])
+        if not page:
             return position
-        index.apply(Batch(vectors=[vector for _, vector in vectors]))
-        after = vectors[-1][0]
+        await asyncio.to_thread(index.apply, Batch(vectors=vectors))
+        after = page[-1][0]
 
 
 async def read_texts(storage: Storage, tenant_id: str) -> list[ItemFacts]:
@@ -49,6 +54,19 @@ async def read_texts(storage: Storage, tenant_id: str) -> list[ItemFacts]:
             texts += facts
             last = facts[-1].item
     return texts
+
+
+async def _whole(tx: UnitOfWork, space: str, index: TenantIndex, page: Sequence[SegmentVector]) -> list[SegmentVector]:
+    """The page, with all vectors of the items that an earlier page began: an index takes an item's vectors together."""
+    begun = {vector.item for vector in page if index.has_vectors(vector.item)}
+    found = [vector for vector in page if vector.item not in begun]
+    for item in begun:
+        if is_memory(item):
+            found += await tx.changes.vectors_of_memory(space, item_key(item))
+        else:
+            session, seq = index.place_of(item)
+            found += await tx.changes.vectors_of_events(space, session, seq, seq)
+    return found
 
 
 async def _facts_page(storage: Storage, tenant_id: str, last: ItemId | None, memories_only: bool) -> list[ItemFacts]:

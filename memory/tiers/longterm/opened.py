@@ -8,6 +8,8 @@ from pathlib import Path
 
 from memory.domain.changes import Position
 from memory.domain.errors import IndexDamaged
+from memory.domain.ids import is_memory
+from memory.domain.segments import SegmentVector
 from memory.ports.indexes import LexicalIndexes, VectorIndexes
 from memory.ports.storage import Storage
 from memory.tiers.longterm import follower, snapshot
@@ -40,6 +42,7 @@ class OpenTenant:
         self.position = position
         self.lock = ReadWriteLock()
         self.last_used = time.monotonic()
+        self.users = 0
         self._folder = folder
         self._storage = storage
         self._space = space
@@ -48,14 +51,17 @@ class OpenTenant:
         self._following = asyncio.Lock()
         self._saved_at = time.monotonic()
         self._unerased = False
+        self._erasing = asyncio.Lock()
 
     async def catch_up(self) -> int:
         """Applies all that is committed; the number of changes that were new."""
         applied = 0
         async with self._following:
+            # A place of its own: while a transaction somewhere stays open, `position` stands still, for pages.
+            place = self.position
             while True:
                 changes, batch = await follower.read_changes(
-                    self._storage, self.tenant_id, self.position, self._ahead, self._space, self.index
+                    self._storage, self.tenant_id, place, self._ahead, self._space, self.index
                 )
                 new = [change for change in changes if change.position not in self._ahead]
                 if new:
@@ -65,22 +71,26 @@ class OpenTenant:
                     applied += len(new)
                 self._ahead |= {change.position for change in new}
                 for change in changes:
-                    if not change.settled:
+                    if not change.settled or self.position < place:
                         break
-                    self.position = change.position
+                    self.position = place = change.position
                 self._ahead = {position for position in self._ahead if position > self.position}
-                if len(changes) < follower.PAGE or not new:
+                if len(changes) < follower.PAGE:
                     return applied
+                place = changes[-1].position
 
-    async def add_vectors(self, batch: Batch) -> None:
+    async def add_vectors(self, vectors: list[SegmentVector], edits: int) -> None:
+        """`edits`: those of the index before the texts were read; an edited memory would get the vector of its old text."""
         async with self.lock.writing():
-            await in_thread(lambda: self.index.apply(batch))
+            current = [v for v in vectors if not is_memory(v.item) or self.index.edits == edits]
+            await in_thread(lambda: self.index.apply(Batch(vectors=current)))
 
     async def upkeep(self) -> None:
         """Writes to disk what has waited long enough, and erases what was purged."""
-        if self._unerased:
-            await self.erase()
-            return
+        async with self._erasing:  # who comes while another erases leaves when that is done
+            if self._unerased:
+                await self.erase()
+                return
         if self.index.lexical.uncommitted >= self._settings.commit_after:
             await self._save_lexical()
         seconds = time.monotonic() - self._saved_at
@@ -96,14 +106,20 @@ class OpenTenant:
 
     async def erase(self) -> None:
         """No file holds a word or a vector of what is gone (invariant I5)."""
-        async with self._following:
-            texts = await follower.read_texts(self._storage, self.tenant_id)
-            async with self.lock.writing():
-                await in_thread(lambda: self.index.lexical.rewrite([document(facts) for facts in texts]))
-            self._unerased = False
-        await self.catch_up()
-        await self._save_lexical()
-        await self._save_vectors()
+        self._unerased = False  # what goes from now on needs another round
+        try:
+            async with self._following:
+                texts = await follower.read_texts(self._storage, self.tenant_id)
+                # Only what the catalogue knows: what came after it may be purged before the feed tells of it.
+                documents = [document(facts) for facts in texts if self.index.catalogue.row(facts.item) is not None]
+                async with self.lock.writing():
+                    await in_thread(lambda: self.index.lexical.rewrite(documents))
+            await self.catch_up()
+            await self._save_lexical()
+            await self._save_vectors()
+        except BaseException:
+            self._unerased = True
+            raise
 
     async def close(self) -> None:
         await self.save()

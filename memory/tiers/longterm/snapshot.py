@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from memory.domain.changes import Position
 from memory.domain.errors import IndexDamaged
 
-FORMAT = 1
+FORMAT = 2
 VECTORS = "vectors"
 LEXICAL = "lexical"
 
@@ -37,7 +37,7 @@ def write_manifest(folder: Path, part: str, space: str, position: Position, file
     """Last of all: what it describes is complete and on disk."""
     described = {str(file.relative_to(folder)): _describe(file) for file in files}
     body = {"format": FORMAT, "space": space, "position": [position.xid, position.number], "files": described}
-    write_durably(folder / f"{part}.json", json.dumps(body, indent=1).encode())
+    write_durably(folder / f"{part}.json", json.dumps(body | {"checksum": _sum(body)}, indent=1).encode())
 
 
 def read_manifest(folder: Path, part: str, space: str) -> Manifest:
@@ -47,6 +47,8 @@ def read_manifest(folder: Path, part: str, space: str) -> Manifest:
         manifest = Manifest(
             body["space"], Position(*body["position"]), {n: (int(s), str(d)) for n, (s, d) in body["files"].items()}
         )
+        if body.pop("checksum") != _sum(body):  # a position that is too high would skip changes
+            raise IndexDamaged(f"the manifest of the {part} index is not as it was written")
         if body["format"] != FORMAT or manifest.space != space:
             raise IndexDamaged(f"the {part} index is of another format or vector space")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -92,6 +94,10 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def _describe(path: Path) -> tuple[int, str]:
     return path.stat().st_size, _digest(path)
+
+
+def _sum(body: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -45,6 +45,7 @@ class TenantIndex:
         self.vectors = vectors
         self.lexical = lexical
         self.unsaved = 0
+        self.edits = 0
         self._settings = settings
         self._owners = _owners(catalogue, len(vectors))
 
@@ -60,9 +61,20 @@ class TenantIndex:
             if is_memory(facts.item):  # an edited text must not be found by its old vectors
                 self._disown(row)
                 self.catalogue.set_vectors(row, 0, 0)
+                self.edits += 1
         self.lexical.put([document(facts) for facts in batch.facts])
         self._add_vectors(batch.vectors)
         self.unsaved += len(batch.facts) + len(batch.vectors) + len(batch.gone)
+
+    def has_vectors(self, item: ItemId) -> bool:
+        row = self.catalogue.row(item)
+        return row is not None and bool(self.catalogue.column("vectors")[row])
+
+    def place_of(self, item: ItemId) -> tuple[int, int]:
+        """The session_key and seq of a known event."""
+        row = self.catalogue.row(item)
+        assert row is not None
+        return int(self.catalogue.column("session")[row]), int(self.catalogue.column("seq")[row])
 
     def without_vectors(self, question: Question, limit: int) -> list[ItemId]:
         """The newest visible items that have no vector yet."""
@@ -112,9 +124,9 @@ class TenantIndex:
             self._owners[first : first + int(self.catalogue.column("vectors")[row])] = -1
 
     def _add_vectors(self, found: Sequence[SegmentVector]) -> None:
-        by_item: dict[ItemId, list[SegmentVector]] = {}
-        for vector in found:
-            by_item.setdefault(vector.item, []).append(vector)
+        by_item: dict[ItemId, dict[int, SegmentVector]] = {}
+        for vector in found:  # two changes of one batch may name the same segment
+            by_item.setdefault(vector.item, {})[vector.ordinal] = vector
         rows = {item: self.catalogue.row(item) for item in by_item}
         counts = self.catalogue.column("vectors")
         # An item that has its vectors already got them from a recall that could not wait: the same, embedded earlier.
@@ -122,7 +134,7 @@ class TenantIndex:
         if not known:
             return
         first = len(self.vectors)
-        raw = b"".join(segment.vector for _, segments in known for segment in segments)
+        raw = b"".join(segment.vector for _, segments in known for segment in segments.values())
         self.vectors.add(np.frombuffer(raw, "<f2").reshape(-1, self.vectors.dimensions).astype(np.float32))
         if len(self.vectors) > len(self._owners):
             room = max(len(self.vectors), 2 * len(self._owners))

@@ -11,7 +11,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -30,7 +31,7 @@ from memory.tiers.longterm.follower import PAGE
 from memory.tiers.longterm.locks import in_thread
 from memory.tiers.longterm.opened import OpenTenant, Report, open_tenant
 from memory.tiers.longterm.settings import LongTermSettings
-from memory.tiers.longterm.tenant_index import Batch, Leaves
+from memory.tiers.longterm.tenant_index import Leaves
 
 EmbedItems = Callable[[str, list[ItemId]], Awaitable[list[SegmentVector]]]
 
@@ -107,57 +108,62 @@ class LongTermTier:
             os.close(self._lock_file)
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
-        return await (await self._tenant(tenant_id)).catch_up()
+        async with self._using(tenant_id) as tenant:
+            return await tenant.catch_up()
 
     async def recall(self, question: Question) -> Candidates:
-        tenant = await self._tenant(question.scope.tenant_id)
-        await tenant.catch_up()
-        await self._embed_newest(tenant, question)
-        leaves = await self._leaves(tenant, question)
-        async with tenant.lock.reading():
-            return await in_thread(lambda: tenant.index.search(question, leaves))
+        async with self._using(question.scope.tenant_id) as tenant:
+            await tenant.catch_up()
+            await self._embed_newest(tenant, question)
+            leaves = await self._leaves(tenant, question)
+            async with tenant.lock.reading():
+                return await in_thread(lambda: tenant.index.search(question, leaves))
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """Closes the tenants that were idle longest, beyond the number that may stay in memory."""
         idle = sorted(self._open.values(), key=lambda tenant: tenant.last_used)
         surplus = idle[: max(0, len(idle) - self._settings.open_tenants)]
+        closed = 0
         for tenant in surplus:
-            del self._open[tenant.tenant_id]
-            await tenant.close()
-        return len(surplus)
+            async with self._opening[tenant.tenant_id]:  # nobody opens its files while they are written
+                if not tenant.users and self._open.get(tenant.tenant_id) is tenant:
+                    del self._open[tenant.tenant_id]
+                    await tenant.close()
+                    closed += 1
+        return closed
 
     async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
         """Brings the index up to date with the purge and rewrites its files without what is gone."""
-        tenant = await self._tenant(tenant_id)
-        await tenant.catch_up()
-        await tenant.upkeep()
+        async with self._using(tenant_id) as tenant:
+            await tenant.catch_up()
+            await tenant.upkeep()
         await self._follow(acknowledge=True)
         return {}
 
     async def stats(self, tenant_id: str) -> TierStats:
-        tenant = await self._tenant(tenant_id)
-        await tenant.catch_up()
-        counts = tenant.index.catalogue.column("vectors")[tenant.index.catalogue.column("alive")]
-        size = await asyncio.to_thread(_bytes, self._tenant_folder(tenant_id))
-        return TierStats(
-            items=tenant.index.catalogue.live,
-            bytes=size,
-            pending=int((counts == 0).sum()),
-            details={
-                "vectors": int(counts.sum()),
-                "words_uncommitted": tenant.index.lexical.uncommitted,
-                "unsaved": tenant.index.unsaved,
-            },
-        )
+        async with self._using(tenant_id) as tenant:
+            await tenant.catch_up()
+            counts = tenant.index.catalogue.column("vectors")[tenant.index.catalogue.column("alive")]
+            size = await asyncio.to_thread(_bytes, self._tenant_folder(tenant_id))
+            return TierStats(
+                items=tenant.index.catalogue.live,
+                bytes=size,
+                pending=int((counts == 0).sum()),
+                details={
+                    "vectors": int(counts.sum()),
+                    "words_uncommitted": tenant.index.lexical.uncommitted,
+                    "unsaved": tenant.index.unsaved,
+                },
+            )
 
     async def verify(self, tenant_id: str) -> list[str]:
-        tenant = await self._tenant(tenant_id)
-        await tenant.catch_up()
         problems = []
-        async with self._storage.read() as tx:
-            stored = (await tx.sessions.totals(tenant_id))["events"] + await tx.memories.count(tenant_id)
-        async with tenant.lock.reading():
-            held, words = tenant.index.catalogue.live, len(tenant.index.lexical)
+        async with self._using(tenant_id) as tenant:
+            await tenant.catch_up()
+            async with self._storage.read() as tx:
+                stored = (await tx.sessions.totals(tenant_id))["events"] + await tx.memories.count(tenant_id)
+            async with tenant.lock.reading():
+                held, words = tenant.index.catalogue.live, len(tenant.index.lexical)
         if held != stored:
             problems.append(f"the catalogue holds {held} items, the database {stored}")
         if words != stored:
@@ -168,7 +174,17 @@ class LongTermTier:
         for tenant in list(self._open.values()):
             await tenant.save()
 
+    @asynccontextmanager
+    async def _using(self, tenant_id: str) -> AsyncIterator[OpenTenant]:
+        """A tenant that stays open inside the block."""
+        tenant = await self._tenant(tenant_id)
+        try:
+            yield tenant
+        finally:
+            tenant.users -= 1
+
     async def _tenant(self, tenant_id: str) -> OpenTenant:
+        """Counts one more user: for `_using`."""
         async with self._opening.setdefault(tenant_id, asyncio.Lock()):
             if tenant_id not in self._open:
                 self._open[tenant_id] = await open_tenant(
@@ -183,6 +199,7 @@ class LongTermTier:
                     report=self._report,
                 )
             tenant = self._open[tenant_id]
+            tenant.users += 1
             tenant.last_used = time.monotonic()
             return tenant
 
@@ -190,7 +207,8 @@ class LongTermTier:
         async with tenant.lock.reading():
             items = await in_thread(lambda: tenant.index.without_vectors(question, self._settings.embed_on_recall))
         if items and question.vector is not None:
-            await tenant.add_vectors(Batch(vectors=await self._embed_items(tenant.tenant_id, items)))
+            edits = tenant.index.edits
+            await tenant.add_vectors(await self._embed_items(tenant.tenant_id, items), edits)
 
     async def _leaves(self, tenant: OpenTenant, question: Question) -> Leaves:
         """The values of the filter's fields that the catalogue does not hold."""
@@ -204,10 +222,11 @@ class LongTermTier:
                     values = await tx.changes.metadata_values(tenant.tenant_id, question.scope.session_keys, path)
                     leaves[field] = dict(values)
                 elif field == "session_id":
-                    column = tenant.index.catalogue.column("session")
-                    named = await tx.sessions.by_keys({int(key) for key in set(column.tolist()) if key})
-                    items = zip(tenant.index.catalogue.column("item").tolist(), column.tolist(), strict=True)
-                    leaves[field] = {item: named[key].session_id for item, key in items if key in named}
+                    # Both now: the catalogue grows, or is exchanged, while the database is asked.
+                    items, keys = (tenant.index.catalogue.column(name).tolist() for name in ("item", "session"))
+                    named = await tx.sessions.by_keys({key for key in set(keys) if key})
+                    of_item = zip(items, keys, strict=True)
+                    leaves[field] = {item: named[key].session_id for item, key in of_item if key in named}
         return leaves
 
     async def _keep_following(self) -> None:
@@ -228,11 +247,14 @@ class LongTermTier:
             async with self._storage.read() as tx:
                 changes = await tx.changes.after(self._position, limit=PAGE)
             for tenant_id in {change.tenant_id for change in changes}:
+                removals = any(c.tenant_id == tenant_id and c.kind in _REMOVALS for c in changes)
+                async with self._opening.setdefault(tenant_id, asyncio.Lock()):  # not while it is being opened
+                    if removals and tenant_id not in self._open:
+                        await asyncio.to_thread(shutil.rmtree, self._tenant_folder(tenant_id), ignore_errors=True)
                 if tenant_id in self._open:
-                    await self._open[tenant_id].catch_up()
-                    await self._open[tenant_id].upkeep()
-                elif any(c.tenant_id == tenant_id and c.kind in _REMOVALS for c in changes):
-                    await asyncio.to_thread(shutil.rmtree, self._tenant_folder(tenant_id), ignore_errors=True)
+                    async with self._using(tenant_id) as tenant:
+                        await tenant.catch_up()
+                        await tenant.upkeep()
             settled = [change.position for change in changes if change.settled]
             acknowledge = acknowledge or any(change.kind in _REMOVALS for change in changes)
             if not settled:

@@ -127,7 +127,7 @@ class SemanticTier:
 
     async def _cluster(self, tx: UnitOfWork, session_key: int, audience: str, new: Sequence[TierSegment]) -> None:
         known = [c for c in await tx.clusters.of_session(session_key) if c.audience == audience]
-        before = policy.Clustering(_sums(known), np.array([c.size for c in known], np.int64))
+        before = policy.Clustering(_sums(known, self._onto().shape[1]), np.array([c.size for c in known], np.int64))
         vectors = self._projected([segment.vector for segment in new])
         after, joined = policy.assign(
             before,
@@ -176,7 +176,7 @@ class SemanticTier:
         return _Held(
             version=version,
             audiences=tuple(cluster.audience for cluster in clusters),
-            centroids=policy.unit(_sums(clusters)),
+            centroids=policy.unit(_sums(clusters, self._onto().shape[1])),
             items=np.array([segment.item for segment in segments], np.int64),
             members=self._projected([segment.vector for segment in segments]),
             of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
@@ -218,9 +218,9 @@ class SemanticTier:
         return self._projection
 
 
-def _sums(clusters: Sequence[Cluster]) -> Floats:
+def _sums(clusters: Sequence[Cluster], dimensions: int) -> Floats:
     raw = b"".join(cluster.centroid for cluster in clusters)
-    return np.frombuffer(raw, "<f4").reshape(len(clusters), -1 if clusters else policy.DIMENSIONS)
+    return np.frombuffer(raw, "<f4").reshape(len(clusters), dimensions)
 
 
 def _capacity(held: Sequence[TierSegment], session: Session) -> int:

@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def test_diversity_reorders_and_never_drops(texts):
 @given(st.lists(st.floats(0, 1), max_size=20))
 def test_scores_never_rise_along_the_list(scores):
     shown = falling(scores)
-    assert all(a >= b for a, b in zip(shown, shown[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(shown))
     assert len(shown) == len(scores)
 
 

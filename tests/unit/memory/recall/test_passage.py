@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.domain.segments import Span
-from memory.recall.passage import around
+from memory.recall.passage import around, densest
 
 TEXT = "one two three four five six seven eight nine ten"
 
@@ -27,3 +27,17 @@ def test_a_passage_is_inside_the_text_and_no_longer_than_asked(text, start, leng
     span = around(text, Span(start, min(len(text), start + length)), limit)
     assert 0 <= span.start <= span.end <= len(text)
     assert span.end - span.start <= limit
+
+
+def test_the_sentence_with_the_words_of_the_question_is_chosen():
+    text = "Nothing here. Nor here. The treasure lies under the oak. Nothing again. And nothing."
+    span = densest(text, Span(0, len(text)), "Where is the treasure under an oak?", 36)
+    assert text[span.start : span.end].startswith("The treasure lies under the oak.")
+
+
+@given(st.text("ab. \n", max_size=80), st.integers(0, 80), st.integers(0, 80), st.integers(1, 100))
+def test_the_densest_part_is_inside_the_given_part(text, start, length, limit):
+    start = min(start, len(text))
+    within = Span(start, min(len(text), start + length))
+    span = densest(text, within, "aaa bbb", limit)
+    assert within.start <= span.start <= span.end <= within.end

@@ -14,7 +14,7 @@ def shown(counts, room):
     later = [at for at, start in enumerate(starts) if start >= anchor]
     rendered = [counts[at] + 4 for at in later]
     anchor, first = window.anchor_that_fits([starts[at] for at in later], rendered, anchor, room)
-    return anchor, (later + [len(counts)])[first]
+    return anchor, ([*later, len(counts)])[first]
 
 
 @given(tokens, rooms)
