@@ -1,0 +1,48 @@
+from datetime import timedelta
+
+from memory.adapters.jobs.recording import RecordingQueue
+from memory.services.upkeep import Upkeep
+from tests.unit.memory.services.conftest import ME, say, work
+
+
+def upkeep(container, idle=timedelta(0), retention=timedelta(days=7)):
+    jobs = RecordingQueue()
+    return Upkeep(container.storage, jobs, container.clock, idle=idle, retention=retention), jobs
+
+
+async def test_a_job_whose_message_was_lost_is_sent_again(container):
+    await say(container, "s", "hello")
+    (operation,) = await container.operations.page(ME, states=None, after_id=None, limit=5)
+    sweeper, jobs = upkeep(container)
+    assert await sweeper.sweep() == 1
+    assert jobs.sent == [("consolidate", (operation.operation_id,))]
+
+
+async def test_a_job_that_was_just_sent_is_left_alone(container):
+    await say(container, "s", "hello")
+    sweeper, jobs = upkeep(container, idle=timedelta(hours=1))
+    assert await sweeper.sweep() == 0
+    assert jobs.sent == []
+
+
+async def test_a_job_at_which_somebody_works_is_left_alone_until_the_lease_ends(container):
+    await say(container, "s", "hello")
+    (operation,) = await container.operations.page(ME, states=None, after_id=None, limit=5)
+    now = container.clock.now()
+    async with container.storage.write() as tx:
+        await tx.operations.claim(operation.operation_id, timedelta(seconds=60), now)
+    sweeper, _ = upkeep(container)
+    assert await sweeper.sweep() == 0
+    async with container.storage.write() as tx:
+        await tx.operations.progress(operation.operation_id, 0, timedelta(seconds=-1), now)
+    assert await sweeper.sweep() == 1
+
+
+async def test_old_operations_are_forgotten_and_unfinished_ones_never(container):
+    await say(container, "s", "hello")
+    await work(container)
+    await say(container, "s", "again")
+    sweeper, _ = upkeep(container, retention=timedelta(0))
+    await sweeper.tidy()
+    (left,) = await container.operations.page(ME, states=None, after_id=None, limit=5)
+    assert left.state == "queued"
