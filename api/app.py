@@ -1,0 +1,90 @@
+"""How is the web application put together? One table of routers, three layers around them, one container behind."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+
+import api.admin.endpoints
+import api.context.endpoints
+import api.events.endpoints
+import api.health.endpoints
+import api.memories.endpoints
+import api.operations.endpoints
+import api.recall.endpoints
+import api.sessions.endpoints
+from api import errors
+from api.limits import BodyLimit
+from api.observe import Observe
+from api.version import VERSION
+from memory import bootstrap
+from memory.bootstrap import Container
+from memory.settings import Settings
+
+# In the order of their traffic: routes are tried one after the other.
+ROUTERS: tuple[APIRouter, ...] = (
+    api.events.endpoints.router,
+    api.recall.endpoints.router,
+    api.context.endpoints.router,
+    api.memories.endpoints.router,
+    api.sessions.endpoints.router,
+    api.operations.endpoints.router,
+    api.health.endpoints.router,
+    api.admin.endpoints.router,
+)
+
+_DESCRIPTION = """Memory for agents: what was said stays in an append-only log and is recalled from three tiers.
+Errors are problem details (RFC 9457): match on `code`. Every answer has an `X-Request-Id`."""
+
+
+def create_app(source: Settings | Container) -> FastAPI:
+    """Settings: the container is opened and closed with the application. A container stays its owner's."""
+    app = FastAPI(
+        title="Stratamem",
+        version=VERSION,
+        description=_DESCRIPTION,
+        lifespan=_lifespan(source),
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        middleware=[Middleware(Observe), Middleware(BodyLimit)],
+    )
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    if not isinstance(source, Settings):
+        app.state.container = source
+    return app
+
+
+def _lifespan(source: Settings | Container) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        opening: AbstractAsyncContextManager[Container] = (
+            bootstrap.build(source) if isinstance(source, Settings) else nullcontext(source)
+        )
+        async with opening as container:
+            app.state.container = container
+            yield
+
+    return lifespan
+
+
+def _operation_id(route: APIRoute) -> str:
+    return f"{route.tags[0]}_{route.name}"
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        problem = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = made.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(problem.pop("$defs"))
+        schemas["Problem"] = problem
+        app.openapi_schema = made
+    return app.openapi_schema

@@ -1,0 +1,78 @@
+"""Who calls?
+
+Keys are needed on any address but loopback, or everywhere with `auth=required`. Where none is needed, everybody is
+the tenant `default` with all scopes, and Bearer values that are not ours are ignored, because many clients always
+send one; a key of our own form is always checked, since its owner wants its tenant.
+"""
+
+import ipaddress
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from memory.bootstrap import Container
+
+from api.values import CLIENT_ID_PATTERN
+from memory.domain.errors import Forbidden, Unauthenticated
+from memory.domain.principals import DEFAULT_TENANT, KeyScope, Principal
+from memory.services import access
+from memory.services.keys import PREFIX
+
+_HOW_TO = "make one with `stratamem keys create` and send it as `Authorization: Bearer <key>`"
+_LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="key", description=f"A key (`sm_…`): {_HOW_TO}.")
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+_ActingAgent = Annotated[
+    str | None,
+    Header(alias="X-Agent-Id", pattern=CLIENT_ID_PATTERN, description="The agent that acts, where the key names none."),
+]
+
+
+class Requires:
+    """A dependency: the caller, who has this scope. Raises Unauthenticated and Forbidden."""
+
+    def __init__(self, scope: KeyScope) -> None:
+        self._scope = scope
+
+    async def __call__(self, request: Request, bearer: _Bearer, agent_id: _ActingAgent = None) -> Principal:
+        token = None if bearer is None else bearer.credentials
+        principal = await identify(request.app.state.container, token, request.headers.get("host", ""))
+        access.require(principal, self._scope)
+        return access.act_as(principal, agent_id)
+
+
+async def identify(container: Container, token: str | None, host: str) -> Principal:
+    """Raises Unauthenticated, and Forbidden for a web page that found its way to a server without keys."""
+    needed = container.settings.keys_needed
+    if token is not None and (needed or token.startswith(PREFIX)):
+        principal = await container.keys.authenticate(token)
+        if principal is None:
+            raise Unauthenticated(f"this key is not valid: {_HOW_TO}")
+        return principal
+    if needed:
+        raise Unauthenticated(f"a key is needed: {_HOW_TO}")
+    if not is_local_name(host):
+        raise Forbidden(
+            "without a key only requests to this machine are answered, not to a name from the web (a page could have"
+            f" its own name point here): use http://127.0.0.1 or a key; {_HOW_TO}"
+        )
+    return Principal(DEFAULT_TENANT)
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a Host header names an address or a machine nearby: a page on the web can't have such a name."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    name = name.strip("[]").rstrip(".").lower()
+    if "." not in name or name.endswith(_LOCAL_SUFFIXES):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+Reader = Annotated[Principal, Depends(Requires(KeyScope.READ))]
+Writer = Annotated[Principal, Depends(Requires(KeyScope.WRITE))]
+Administrator = Annotated[Principal, Depends(Requires(KeyScope.ADMIN))]

@@ -1,0 +1,33 @@
+"""What do endpoints ask for? Typed aliases, so that a signature says it all."""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Request
+
+from api.auth import Administrator, Reader, Writer
+from api.paging import PageParameters
+from api.values import CLIENT_ID_PATTERN
+from memory.bootstrap import Container
+
+__all__ = [
+    "Administrator",
+    "App",
+    "IfMatch",
+    "MemoryId",
+    "OperationId",
+    "PageParameters",
+    "Reader",
+    "SessionId",
+    "Writer",
+]
+
+
+async def _container(request: Request) -> Container:
+    return request.app.state.container  # type: ignore[no-any-return]  # put there by api.app
+
+
+App = Annotated[Container, Depends(_container)]
+IfMatch = Annotated[str | None, Header(max_length=256, description="The `ETag` last read, or `*`.")]
+SessionId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
+MemoryId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
+OperationId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]

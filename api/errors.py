@@ -1,0 +1,150 @@
+"""How does a failure look to a client? Always RFC 9457 problem details, never a stack trace, never the input again.
+
+`code` is what clients match on; `errors` names the places of bad input; an error's own facts (such as `last_seq`)
+are further members.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from memory.domain.errors import StratamemError
+
+PROBLEM_JSON = "application/problem+json"
+INVALID_INPUT = "invalid_input"
+INVALID_TEXT = "invalid_text"
+INVALID_JSON = "invalid_json"
+TOO_LARGE = "too_large"
+INTERNAL_ERROR = "internal_error"
+
+_RETRY_AFTER = "2"
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_MAX_ERRORS = 100
+
+# pydantic's and our own error types that have a code of their own; the first one found names the problem.
+_CODES = {"json_invalid": INVALID_JSON, INVALID_TEXT: INVALID_TEXT, "string_unicode": INVALID_TEXT}
+_DETAILS = {
+    INVALID_INPUT: "the request has invalid fields: see errors",
+    INVALID_TEXT: "a text has characters that can't be stored: see errors",
+    INVALID_JSON: "the body is not valid JSON",
+    TOO_LARGE: "a text is over the published limit: see errors",
+}
+_NOT_JSON = "send the body as JSON, with the header Content-Type: application/json"
+_ROUTER_CODES = {404: "not_found", 405: "method_not_allowed", 413: TOO_LARGE}
+_OWN_MEMBERS = {"type", "title", "status", "detail", "code", "errors"}
+
+
+class ProblemError(BaseModel):
+    loc: list[str | int] = Field(
+        description="The place in the request: `body`, `query`, `path` or `header`, then keys."
+    )
+    message: str
+    type: str
+
+
+class Problem(BaseModel):
+    """What went wrong. Match on `code`; `detail` is for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:stratamem:problem:not_found"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str
+    code: str = Field(examples=["not_found"])
+    errors: list[ProblemError] = Field(default=[], description="Where the input is bad; absent for other problems.")
+
+
+_DESCRIPTIONS = {
+    401: "No key, or a wrong one",
+    403: "The key lacks the scope, or is bound to another agent",
+    404: "Absent, or of another tenant",
+    409: "The state is not what the request expects",
+    412: "If-Match names another version",
+    413: "Over a published limit",
+    422: "The request can't be served as it is (`invalid_input`, `invalid_text`, `invalid_json`, …)",
+    500: "Our mistake; the log has it under the answer's `X-Request-Id`",
+    503: "The same call may succeed later",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of an endpoint that may answer these beside what every endpoint may answer."""
+    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    every = {401, 403, 413, 422, 500, 503, *statuses}
+    return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in sorted(every)}
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[Mapping[str, Any]] = (),
+    facts: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body: dict[str, Any] = {
+        "type": f"urn:stratamem:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        body["errors"] = errors
+    body |= {name: value for name, value in (facts or {}).items() if name not in _OWN_MEMBERS}
+    text = json.dumps(body, ensure_ascii=False, default=str)
+    return Response(_SURROGATES.sub("\ufffd", text), status, dict(headers or {}), PROBLEM_JSON)
+
+
+def install(app: FastAPI) -> None:
+    """Every error that can leave the router. Unexpected ones are answered by `api.observe`."""
+    app.add_exception_handler(StratamemError, _on_stratamem_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+
+
+async def _on_stratamem_error(_request: Request, raised: Exception) -> Response:
+    error = cast(StratamemError, raised)
+    headers = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="stratamem"'
+    elif error.status == 503:
+        headers["Retry-After"] = _RETRY_AFTER
+    return problem(error.status, error.code, error.detail, facts=error.facts, headers=headers)
+
+
+async def _on_invalid_request(request: Request, raised: Exception) -> Response:
+    found = cast(RequestValidationError, raised).errors()
+    # The input is left out on purpose: it may be a secret, a megabyte, or no valid Unicode.
+    errors = [
+        {"loc": list(error["loc"]), "message": error["msg"], "type": error["type"]} for error in found[:_MAX_ERRORS]
+    ]
+    types = [error["type"] for error in found]
+    if TOO_LARGE in types:
+        return problem(413, TOO_LARGE, _DETAILS[TOO_LARGE], errors=errors)
+    code = next((_CODES[kind] for kind in types if kind in _CODES), INVALID_INPUT)
+    detail = _NOT_JSON if _is_undeclared(request, found) else _DETAILS[code]
+    return problem(422, code, detail, errors=errors)
+
+
+def _is_undeclared(request: Request, found: Sequence[Any]) -> bool:
+    """The body as a whole was refused, because it does not say that it is JSON."""
+    return found[0]["loc"] == ("body",) and "json" not in request.headers.get("content-type", "")
+
+
+async def _on_http_error(_request: Request, raised: Exception) -> Response:
+    error = cast(HTTPException, raised)
+    if error.status_code == 400:  # FastAPI's word for a body that json.loads refuses in another way
+        return problem(422, INVALID_JSON, _DETAILS[INVALID_JSON])
+    code = _ROUTER_CODES.get(error.status_code, "http_error")
+    return problem(error.status_code, code, error.detail, headers=error.headers)

@@ -1,0 +1,1 @@
+"""Is the process alive, ready, and which version is it?"""

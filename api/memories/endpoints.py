@@ -1,0 +1,69 @@
+"""Write, read, list, change and purge memories."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api import purges
+from api.deps import App, IfMatch, MemoryId, PageParameters, Reader, Writer
+from api.errors import problems
+from api.memories.schemas import AddedMemories, AddedMemory, AddMemories, MemoryAnswer, PatchMemory
+from api.operations.schemas import OperationAnswer
+from api.paging import Page
+from api.purges import ReceiptAnswer
+from api.values import CLIENT_ID_PATTERN
+from memory.domain.memories import MemoryKind
+
+router = APIRouter(prefix="/v1/memories", tags=["memories"])
+
+_LIST = "memories"
+_IdFilter = Annotated[str | None, Query(pattern=CLIENT_ID_PATTERN)]
+
+
+@router.post("", status_code=201, summary="Write memories", responses=problems(404, 409))
+async def add(app: App, caller: Writer, body: AddMemories, response: Response) -> AddedMemories:
+    added = await app.memories.add(caller, body.to_domain())
+    if len(added) == 1:
+        response.headers["ETag"] = added[0].memory.etag
+    return AddedMemories(items=[AddedMemory.of(one) for one in added])
+
+
+@router.get("", summary="List memories, newest first", responses=problems(404))
+async def page(
+    app: App,
+    caller: Reader,
+    wanted: PageParameters,
+    session_id: _IdFilter = None,
+    kind: MemoryKind | None = None,
+    agent_id: _IdFilter = None,
+) -> Page[MemoryAnswer]:
+    found = await app.memories.page(
+        caller,
+        after_key=wanted.after_number(_LIST),
+        limit=wanted.read,
+        session_id=session_id,
+        kind=kind,
+        agent_id=agent_id,
+    )
+    return wanted.cut(_LIST, found, MemoryAnswer.model_validate, lambda memory: memory.memory_key)
+
+
+@router.get("/{memory_id}", summary="Read a memory", responses=problems(404))
+async def get(app: App, caller: Reader, memory_id: MemoryId, response: Response) -> MemoryAnswer:
+    memory = await app.memories.get(caller, memory_id)
+    response.headers["ETag"] = memory.etag
+    return MemoryAnswer.model_validate(memory)
+
+
+@router.patch("/{memory_id}", summary="Change a memory", responses=problems(404, 409, 412))
+async def update(
+    app: App, caller: Writer, memory_id: MemoryId, body: PatchMemory, response: Response, if_match: IfMatch = None
+) -> MemoryAnswer:
+    memory = await app.memories.update(caller, memory_id, body.changes(), if_match=if_match)
+    response.headers["ETag"] = memory.etag
+    return MemoryAnswer.model_validate(memory)
+
+
+@router.delete("/{memory_id}", summary="Purge a memory", responses={**problems(404, 409), **purges.ACCEPTED})
+async def purge(app: App, caller: Writer, memory_id: MemoryId, response: Response) -> ReceiptAnswer | OperationAnswer:
+    return purges.answer(await app.forgetting.purge_memory(caller, memory_id), response)

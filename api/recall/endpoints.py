@@ -1,0 +1,22 @@
+"""Recall: ranked results from all tiers."""
+
+import time
+
+from fastapi import APIRouter
+
+from api.deps import App, Reader
+from api.errors import problems
+from api.metrics import DEGRADED
+from api.recall.schemas import RecallAnswer, RecallQuery
+from memory.services import access
+
+router = APIRouter(prefix="/v1", tags=["recall"])
+
+
+@router.post("/recall", summary="Recall what is relevant", responses=problems(404))
+async def recall(app: App, caller: Reader, body: RecallQuery) -> RecallAnswer:
+    begun = time.perf_counter()
+    recalled = await app.recall.recall(access.act_as(caller, body.agent_id), body.to_domain())
+    for tier in recalled.degraded:
+        DEGRADED.labels(tier.tier).inc()
+    return RecallAnswer.of(recalled, time.perf_counter() - begun)

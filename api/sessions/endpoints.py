@@ -1,0 +1,58 @@
+"""Create, read, list, change and purge sessions."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api import purges
+from api.deps import App, IfMatch, PageParameters, Reader, SessionId, Writer
+from api.errors import problems
+from api.operations.schemas import OperationAnswer
+from api.paging import Page
+from api.purges import ReceiptAnswer
+from api.sessions.schemas import CreateSession, PatchSession, SessionAnswer
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+_LIST = "sessions"
+
+
+@router.post("", status_code=201, summary="Create a session", responses=problems(409))
+async def create(app: App, caller: Writer, response: Response, body: CreateSession | None = None) -> SessionAnswer:
+    view = await app.sessions.create(caller, (body or CreateSession()).to_domain())
+    response.headers["ETag"] = view.session.etag
+    response.headers["Location"] = f"/v1/sessions/{view.session.session_id}"
+    return SessionAnswer.of(view)
+
+
+@router.get("", summary="List sessions, newest first", responses=problems())
+async def page(app: App, caller: Reader, wanted: PageParameters) -> Page[SessionAnswer]:
+    views = await app.sessions.page(caller, after_key=wanted.after_number(_LIST), limit=wanted.read)
+    return wanted.cut(_LIST, views, SessionAnswer.of, lambda view: view.session.session_key)
+
+
+@router.get("/{session_id}", summary="Read a session", responses=problems(404))
+async def get(app: App, caller: Reader, session_id: SessionId, response: Response) -> SessionAnswer:
+    view = await app.sessions.get(caller, session_id)
+    response.headers["ETag"] = view.session.etag
+    return SessionAnswer.of(view)
+
+
+@router.patch("/{session_id}", summary="Change a session", responses=problems(404, 412))
+async def update(
+    app: App, caller: Writer, session_id: SessionId, body: PatchSession, response: Response, if_match: IfMatch = None
+) -> SessionAnswer:
+    view = await app.sessions.update(caller, session_id, body.changes(), if_match=if_match)
+    response.headers["ETag"] = view.session.etag
+    return SessionAnswer.of(view)
+
+
+@router.delete("/{session_id}", summary="Purge a session", responses={**problems(404, 409), **purges.ACCEPTED})
+async def purge(
+    app: App,
+    caller: Writer,
+    session_id: SessionId,
+    response: Response,
+    cascade: Annotated[bool, Query(description="Take forks along.")] = False,
+) -> ReceiptAnswer | OperationAnswer:
+    return purges.answer(await app.forgetting.purge_session(caller, session_id, cascade=cascade), response)

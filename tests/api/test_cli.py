@@ -1,0 +1,161 @@
+"""Starting, stopping, and what an operator reads when it does not start."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from api.cli import app
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from api.cli import app; app()"]
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """`serve` sets up the logging of its process, which here is the tests'."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("STRATAMEM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("STRATAMEM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+
+
+def run(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(app, list(arguments), **options)
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its base URL, read from what it prints."""
+    process = subprocess.Popen([*COMMAND, "serve", "--port", "0", *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert "answers on" in first, first
+        yield process, first.split()[-1]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_version_is_printed() -> None:
+    assert run("version").stdout.strip().count(".") == 2
+
+
+def test_a_key_is_printed_once_and_opens_the_database() -> None:
+    made = run(
+        "keys", "create", "--tenant", "acme", "--scopes", "read, admin", "--agent", "ann", "--session", "s1", "--json"
+    )
+    assert made.exit_code == 0, made.output
+    shown = json.loads(made.stdout)
+    assert shown["token"].startswith("sm_")
+    assert (shown["tenant_id"], shown["scopes"], shown["agent_id"]) == ("acme", ["admin", "read"], "ann")
+    plain = run("keys", "create")
+    assert plain.stdout.strip().startswith("sm_")
+    assert len(plain.stdout.split()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("keys", "create", "--scopes", "root"), 2, "not scopes"),
+        (("keys", "create", "--tenant", "no spaces"), 1, "not an id"),
+        (("worker",), 2, "STRATAMEM_BROKER_URL"),
+    ],
+)
+def test_a_command_that_makes_no_sense_says_so(arguments: tuple[str, ...], code: int, told: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, told in result.stderr) == (code, True), result.output
+
+
+def test_a_bad_setting_is_named() -> None:
+    result = run("migrate", env={"STRATAMEM_PORT": "many"})
+    assert result.exit_code == 1
+    assert "STRATAMEM_PORT" in result.stderr
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("serve", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 1
+    assert "Address already in use" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_data_folder_that_can_not_be_written_is_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run(command, "--data-dir", str(tmp_path / "file"))
+    assert result.exit_code == 1
+    assert "STRATAMEM_DATA_DIR" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+@pytest.mark.parametrize("url", ["postgresql://u:hunter2@127.0.0.1:1/x", "nonsense"])
+def test_a_database_that_can_not_be_reached_is_one_line(command: str, url: str) -> None:
+    ended = subprocess.run(
+        [*COMMAND, command],
+        env={**os.environ, "STRATAMEM_DATABASE_URL": url, "STRATAMEM_PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "hunter2" not in ended.stderr
+    assert "database" in ended.stderr
+
+
+def test_an_open_address_without_a_key_is_refused_with_what_to_do() -> None:
+    ended = subprocess.run(
+        [*COMMAND, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, text=True, timeout=90
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "stratamem keys create" in ended.stderr
+
+
+def test_an_open_address_with_a_key_lets_its_bearer_in() -> None:
+    token = run("keys", "create", "--scopes", "read").stdout.strip()
+    with serving("--host", "0.0.0.0") as (_process, url):
+        url = url.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.get(f"{url}/v1/sessions").status_code == 401
+        assert httpx.get(f"{url}/v1/sessions", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_and_stops_cleanly_within_ten_seconds(number: signal.Signals) -> None:
+    with serving() as (process, url):
+        event = {"events": [{"role": "user", "content": "The spare key is under the blue pot."}]}
+        assert httpx.post(f"{url}/v1/sessions/demo/events", json=event).status_code == 201
+        assert httpx.get(f"{url}/health/ready", timeout=10).json()["database"]["state"] == "ok"
+        with httpx.Client() as held, held.stream("GET", f"{url}/version"):  # an open connection does not hold it up
+            asked = time.monotonic()
+            process.send_signal(number)
+            assert process.wait(12) == 0
+        assert time.monotonic() - asked < 10
+    with serving() as (_process, url):
+        assert httpx.get(f"{url}/v1/sessions/demo").json()["event_count"] == 1

@@ -1,0 +1,71 @@
+"""What works, what does not, and what that means for whoever calls."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from memory.domain.errors import BrokerUnavailable, EmbedderUnavailable, StorageUnavailable
+from memory.services.health import Health
+
+NAMES = ("database", "broker", "tiers", "embedder", "runtime")
+
+
+def test_a_whole_service_is_ready_and_says_that_it_does_not_generate(client: Any) -> None:
+    answer = client.get("/health/ready")
+    report = answer.json()
+    assert answer.status_code == 200
+    assert {name: report[name]["state"] for name in NAMES} == dict.fromkeys(NAMES, "ok")
+    assert report["state"] == "ok"
+    assert report["runtime"]["reason"] == "no model configured: generation is off; set STRATAMEM_MODEL"
+
+
+def test_without_its_database_it_can_not_serve(client: Any, container: Any) -> None:
+    container.store.failure = StorageUnavailable("the database does not answer")
+    answer = client.get("/health/ready")
+    assert (answer.status_code, answer.json()["state"], answer.json()["database"]["state"]) == (503, "down", "down")
+    assert "the database does not answer" in answer.json()["database"]["reason"]
+    assert client.get("/health/live").json() == {"state": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "service", "method", "error"),
+    [
+        ("broker", "jobs", "check", BrokerUnavailable("away")),
+        ("embedder", "embedder", "embed", EmbedderUnavailable("no model")),
+        ("embedder", "embedder", "embed", ValueError("a secret path")),
+    ],
+)
+def test_what_is_missing_degrades_and_is_named(
+    client: Any, container: Any, entry: str, service: str, method: str, error: Exception
+) -> None:
+    getattr(container, service).answers[method] = error
+    answer = client.get("/health/ready")
+    assert (answer.status_code, answer.json()["state"], answer.json()[entry]["state"]) == (200, "degraded", "degraded")
+    assert answer.json()[entry]["reason"]
+    assert "secret" not in answer.text
+
+
+def test_a_tier_that_can_not_follow_is_named(client: Any, container: Any) -> None:
+    container.longterm.failure = "checksum"
+    assert client.get("/health/ready").json()["tiers"]["state"] == "degraded"
+
+
+async def test_a_hanging_check_does_not_hang_the_probe(make: Any) -> None:
+    async def hang(*_: Any) -> None:
+        await asyncio.sleep(60)
+
+    container = make.container(None)
+    container.jobs.check = hang
+    container.embedder.embed = hang
+    health = Health(container.store, container.jobs, container.embedder, container.longterm, timeout=0.05)
+    async with asyncio.timeout(1):
+        report = await health.check()
+    assert (report.broker.state, report.embedder.state, report.database.state) == ("degraded", "degraded", "ok")
+    assert "0.05 s" in str(report.broker.reason)
+
+
+def test_the_version_is_told(client: Any) -> None:
+    answer = client.get("/version").json()
+    assert (answer["name"], answer["api"]) == ("stratamem", "v1")
+    assert answer["version"].count(".") == 2

@@ -1,0 +1,113 @@
+"""Every request leaves one line, one count and one id; no failure leaves without an answer."""
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+from prometheus_client import REGISTRY
+from starlette.testclient import TestClient
+
+from api import logs, observe
+from api.app import create_app
+
+
+def count(**labels: str) -> float:
+    return REGISTRY.get_sample_value("stratamem_http_requests_total", labels) or 0
+
+
+def test_an_unexpected_failure_is_answered_without_internals(client: Any, container: Any) -> None:
+    container.sessions.answers["get"] = RuntimeError("the password is hunter2")
+    with structlog.testing.capture_logs() as lines:
+        answer = client.get("/v1/sessions/s1", headers={"X-Request-Id": "mine"})
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert answer.json()["code"] == "internal_error"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] == "mine"
+    assert "hunter2" not in answer.text
+    failure = next(line for line in lines if line["log_level"] == "error")
+    assert failure["error"] == ["builtins.RuntimeError"]
+    assert failure["request_id"] == "mine"
+    assert "hunter2" not in str(failure)
+
+
+def test_a_request_id_is_made_where_none_or_a_bad_one_is_sent(client: Any) -> None:
+    assert len(client.get("/version").headers["x-request-id"]) == 36
+    assert client.get("/version", headers={"X-Request-Id": "a b\t"}).headers["x-request-id"] != "a b"
+
+
+def test_metrics_count_route_templates_not_paths(client: Any) -> None:
+    labels = {"method": "GET", "route": "/v1/sessions/{session_id}", "status": "200"}
+    before = count(**labels)
+    for name in ("s1", "s2"):
+        client.get(f"/v1/sessions/{name}")
+    client.get("/no/such/path")
+    assert count(**labels) == before + 2
+    text = client.get("/metrics").text
+    assert "/v1/sessions/s1" not in text
+    assert "/no/such/path" not in text
+    assert 'route="unmatched",status="404"' in text
+    assert "stratamem_http_request_seconds_bucket" in text
+
+
+def test_the_log_has_no_query_and_no_body(client: Any) -> None:
+    with structlog.testing.capture_logs() as lines:
+        client.get("/v1/memories", params={"agent_id": "very-secret-name"})
+        client.post("/v1/sessions", json={"title": "very secret title"})
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [line["route"] for line in requests] == ["/v1/memories", "/v1/sessions"]
+    assert [line["status"] for line in requests] == [200, 201]
+    assert "secret" not in str(lines)
+
+
+def test_errors_have_the_request_id_too(client: Any) -> None:
+    assert "x-request-id" in client.get("/nothing").headers
+    assert "x-request-id" in client.get("/v1/sessions?limit=x").headers
+
+
+def test_the_application_opens_and_closes_its_own_container(settings: Any, container: Any, monkeypatch: Any) -> None:
+    from contextlib import asynccontextmanager
+
+    from memory import bootstrap
+
+    steps = []
+
+    @asynccontextmanager
+    async def build(given: Any) -> Any:
+        assert given is settings
+        steps.append("open")
+        yield container
+        steps.append("close")
+
+    monkeypatch.setattr(bootstrap, "build", build)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        assert client.get("/v1/sessions").status_code == 200
+    assert steps == ["open", "close"]
+
+
+def test_a_log_that_can_not_be_written_takes_no_answer_with_it(client: Any, monkeypatch: Any) -> None:
+    def closed(*_: Any, **__: Any) -> None:
+        raise ValueError("I/O operation on closed file")
+
+    monkeypatch.setattr(observe, "_log", SimpleNamespace(info=closed, debug=closed, error=closed))
+    assert client.get("/v1/sessions/s1").status_code == 200
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_logged_exceptions_show_no_message_and_no_variables(settings: Any, capsys: Any, form: str) -> None:
+    handlers = logging.root.handlers[:]
+    try:
+        logs.configure(settings.model_copy(update={"log_format": form}))
+        password = "hunter2"
+        try:
+            raise RuntimeError(password)
+        except RuntimeError:
+            logging.getLogger("some.library").exception("it failed")
+            structlog.get_logger("api").exception("it failed too")
+    finally:
+        structlog.reset_defaults()
+        logging.root.handlers[:] = handlers
+    shown = capsys.readouterr().err
+    assert shown.count("builtins.RuntimeError") == 2
+    assert "test_observe.py" in shown
+    assert "hunter2" not in shown
