@@ -76,6 +76,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Where an event lies on the axis of its session's shared tokens."""
+
+    seq: int
+    token_start: int
+    token_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Appended:
     """The answer to one append. `repeated`: nothing was stored, this is the first answer again."""
 

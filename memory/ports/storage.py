@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from memory.domain.changes import Change, NewChange, Position
-from memory.domain.events import Appended, Event
+from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.memories import Memory
 from memory.domain.operations import Operation, OperationKind, OperationState
@@ -104,8 +104,8 @@ class EventRepository(Protocol):
     ) -> list[Event]:
         """Session-visible events whose place on the shared token axis is in [token_start, below)."""
 
-    async def first_shared(self, session_key: int, token_start: int) -> Event | None:
-        """The first session-visible event at or after a place on the shared token axis."""
+    async def extents(self, session_key: int, token_start: int, *, below: int | None = None) -> list[Extent]:
+        """The same events, in order, without their texts."""
 
     async def private_from(self, session_key: int, agent_id: str, seq: int, *, limit: int) -> list[Event]:
         """The newest private events of one agent from `seq` on, oldest first."""
@@ -194,11 +194,14 @@ class SegmentRepository(Protocol):
 
     async def set_vectors(self, vectors: Mapping[int, bytes], now: datetime) -> None: ...
 
-    async def newest(self, session_key: int, space: str) -> list[TierSegment]:
-        """Embedded segments of the session that the semantic tier has not seen."""
+    async def newest(self, session_key: int, space: str, limit: int) -> list[TierSegment]:
+        """Embedded segments of the session that the semantic tier has not seen, oldest first."""
 
     async def held(self, session_key: int, space: str) -> list[TierSegment]:
         """What the semantic tier holds of the session."""
+
+    async def since_turn(self, session_key: int, space: str, turn: int) -> int:
+        """Number of embedded segments of the session's events after this turn, held or not."""
 
     async def hold(self, assignment: Mapping[int, int | None]) -> None:
         """segment_key → cluster_key; None: it leaves the semantic tier."""

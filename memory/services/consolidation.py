@@ -200,8 +200,12 @@ class Consolidation:
 
     async def _settle(self, operation: Operation) -> bool:
         for tier in self._tiers:
-            await tier.absorb(operation.tenant_id, operation.session_key)
-            await tier.evict(operation.tenant_id, operation.session_key)
+            more = True
+            while more:
+                more = await tier.absorb(operation.tenant_id, operation.session_key) > 0
+                await tier.evict(operation.tenant_id, operation.session_key)
+                if more and not await self._alive(operation, 0):
+                    return False
         async with self._storage.write() as tx:
             if await self._is_done(tx, operation):
                 await tx.operations.finish(operation.operation_id, OperationState.SUCCEEDED, self._clock.now())

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from memory.domain.changes import ChangeKind, NewChange
@@ -100,6 +100,7 @@ class Memories:
                 raise PreconditionFailed(f"the memory has changed: its ETag is {memory.etag}", etag=memory.etag)
             if not values:
                 return memory
+            _check_validity(memory.valid_from, values.get("valid_to"))
             visibility = values.get("visibility", memory.visibility)
             _check_visibility(visibility, memory.session_id, memory.agent_id)
             scope_hash = _scope_hash(
@@ -193,7 +194,11 @@ def _check(principal: Principal, new: NewMemory) -> None:
     _check_visibility(new.visibility, new.session_id, new.agent_id or principal.agent_id)
     if new.source is not None and not principal.may_reach(new.source.session_id):
         raise NotFound(f"there is no session '{new.source.session_id}'")
-    if new.valid_from is not None and new.valid_to is not None and new.valid_to <= new.valid_from:
+    _check_validity(new.valid_from, new.valid_to)
+
+
+def _check_validity(valid_from: datetime | None, valid_to: datetime | None) -> None:
+    if valid_from is not None and valid_to is not None and valid_to <= valid_from:
         raise InvalidInput("valid_to must be after valid_from")
 
 

@@ -107,7 +107,7 @@ class Tier(Protocol):
     bound: ClassVar[str]
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
-        """Takes in what is new; the number of items taken in. Doing it twice changes nothing."""
+        """Takes in what is new, a part at a time; the number of items taken in, 0 when nothing is left to take in."""
 
     async def recall(self, question: Question) -> Candidates:
         """Everything in scope that may answer, not yet ranked. Raises TierUnavailable."""

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from memory.adapters.sql import rows
 from memory.adapters.sql.statements import one_of, upsert
 from memory.adapters.sql.tables import events, idempotency, sessions
-from memory.domain.events import Appended, Event, EventVisibility
+from memory.domain.events import Appended, Event, EventVisibility, Extent
 from memory.domain.principals import SHARED, private_to
 
 _INSERT = events.insert()
@@ -64,9 +64,12 @@ class SqlEvents:
             query = query.where(events.c.token_start < below)
         return [rows.event(row) for row in await self._db.execute(query.limit(limit))]
 
-    async def first_shared(self, session_key: int, token_start: int) -> Event | None:
-        found = await self.shared_from(session_key, token_start, limit=1)
-        return found[0] if found else None
+    async def extents(self, session_key: int, token_start: int, *, below: int | None = None) -> list[Extent]:
+        query = _shared(session_key).with_only_columns(events.c.seq, events.c.token_start, events.c.token_count)
+        query = query.where(events.c.token_start >= token_start)
+        if below is not None:
+            query = query.where(events.c.token_start < below)
+        return [Extent(*row) for row in await self._db.execute(query)]
 
     async def private_from(self, session_key: int, agent_id: str, seq: int, *, limit: int) -> list[Event]:
         query = (

@@ -95,11 +95,21 @@ class SqlSegments:
         )
         await self._db.execute(statement, [{"key": k, "new_vector": v} for k, v in vectors.items()])
 
-    async def newest(self, session_key: int, space: str) -> list[TierSegment]:
-        return await self._tier(session_key, space, segments.c.semantic.is_(None))
+    async def newest(self, session_key: int, space: str, limit: int) -> list[TierSegment]:
+        return await self._tier(session_key, space, segments.c.semantic.is_(None), limit)
 
     async def held(self, session_key: int, space: str) -> list[TierSegment]:
         return await self._tier(session_key, space, segments.c.semantic.is_(True))
+
+    async def since_turn(self, session_key: int, space: str, turn: int) -> int:
+        query = sa.select(sa.func.count()).where(
+            segments.c.session_key == session_key,
+            segments.c.item % 2 == 0,
+            segments.c.space == space,
+            segments.c.vector.is_not(None),
+            segments.c.turn > turn,
+        )
+        return (await self._db.execute(query)).scalar_one()
 
     async def hold(self, assignment: Mapping[int, int | None]) -> None:
         if not assignment:
@@ -144,7 +154,9 @@ class SqlSegments:
         total, pending, held, size = (await self._db.execute(query)).one()
         return {"segments": total, "pending": pending, "held": held, "bytes": int(size)}
 
-    async def _tier(self, session_key: int, space: str, condition: sa.ColumnElement[bool]) -> list[TierSegment]:
+    async def _tier(
+        self, session_key: int, space: str, condition: sa.ColumnElement[bool], limit: int | None = None
+    ) -> list[TierSegment]:
         query = sa.select(*_TIER_COLUMNS).where(
             segments.c.session_key == session_key,
             segments.c.item % 2 == 0,
@@ -152,7 +164,8 @@ class SqlSegments:
             segments.c.vector.is_not(None),
             condition,
         )
-        return [rows.tier_segment(row) for row in await self._db.execute(query.order_by(segments.c.segment_key))]
+        query = query.order_by(segments.c.segment_key).limit(limit)
+        return [rows.tier_segment(row) for row in await self._db.execute(query)]
 
     async def _with_texts(self, query: sa.Select[Any]) -> list[PendingSegment]:
         found = list(await self._db.execute(query))

@@ -257,6 +257,7 @@ def make_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
         pool_size=settings.pool_size,
         max_overflow=settings.pool_size,
         pool_timeout=settings.connect_timeout,
+        hide_parameters=True,  # an error message must not quote what somebody said
         pool_pre_ping=True,
         connect_args={"timeout": settings.connect_timeout, "command_timeout": settings.statement_timeout},
     )
@@ -269,6 +270,7 @@ def _sqlite_engine(url: sa.URL, settings: DatabaseSettings) -> AsyncEngine:
         pool_size=settings.pool_size,
         max_overflow=settings.pool_size,
         pool_timeout=settings.connect_timeout,
+        hide_parameters=True,  # an error message must not quote what somebody said
         connect_args={"timeout": settings.statement_timeout, "async_creator_fn": sqlite_driver.connect},
     )
 

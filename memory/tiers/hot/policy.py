@@ -6,7 +6,7 @@ begin in it; a window of `window_tokens` holds the newest ranges that fit, and a
 
 from collections.abc import Sequence
 
-from memory.domain.events import Event
+from memory.domain.events import Extent
 from memory.ports.kv import TokenRange
 
 BLOCK_TOKENS = 512
@@ -23,7 +23,7 @@ def threshold(shared_tokens: int, window_tokens: int, grid: int) -> int:
     return 0 if surplus <= 0 else -(-surplus // grid) * grid
 
 
-def ranges(events: Sequence[Event], grid: int) -> list[TokenRange]:
+def ranges(events: Sequence[Extent], grid: int) -> list[TokenRange]:
     """The ranges of consecutive shared events, in order; the sum of their tokens is that of the events."""
     found: list[TokenRange] = []
     for event in events:

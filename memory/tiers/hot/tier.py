@@ -47,7 +47,7 @@ class HotTier:
             session = (await tx.sessions.by_keys([session_key])).get(session_key)
             held = await self.window(tx, session) if session is not None else []
         await self._kv.keep(session_key, held)
-        return len(held)
+        return 0  # the store was told of everything at once
 
     async def recall(self, question: Question) -> Candidates:
         """Reads the window of each session in scope and compares it event by event, with no index."""
@@ -78,7 +78,7 @@ class HotTier:
             if session is None:
                 return 0
             start = self.window_begin(session)
-            left = await tx.events.shared_from(session_key, 0, below=start, limit=1_000_000) if start else []
+            left = await tx.events.extents(session_key, 0, below=start) if start else []
         return await self._kv.drop(session_key, policy.ranges(left, self._grid(session))) if left else 0
 
     async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
@@ -109,8 +109,8 @@ class HotTier:
 
     async def window(self, tx: UnitOfWork, session: Session) -> list[TokenRange]:
         """The ranges in the window, oldest first."""
-        events = await tx.events.shared_from(session.session_key, self.window_begin(session), limit=1_000_000)
-        return policy.ranges(events, self._grid(session))
+        extents = await tx.events.extents(session.session_key, self.window_begin(session))
+        return policy.ranges(extents, self._grid(session))
 
     async def _newest(self, tx: UnitOfWork, session: Session, question: Question) -> list[Event]:
         start, audiences = self.window_begin(session), question.scope.audiences

@@ -23,6 +23,8 @@ from memory.tiers.longterm.settings import LongTermSettings
 # The mean and spread of cosines in a scope of any size are known well enough from so many of its items.
 _SAMPLE = 1_000
 _MEASURED = 4_000
+# Of a question: a page of text as a question must not make a search of a thousand terms.
+_MOST_TERMS = 64
 
 Leaves = Mapping[str, dict[ItemId, Any]]
 """For fields that the catalogue does not hold (`metadata.…`): the value of each item that has one."""
@@ -85,7 +87,7 @@ class TenantIndex:
     def search(self, question: Question, leaves: Leaves) -> Candidates:
         rows = self.catalogue.in_scope(question.scope)
         rows = rows[self._matching(rows, question.conditions, leaves)]
-        terms = tuple(dict.fromkeys(self.lexical.analyze(question.text)))
+        terms = tuple(dict.fromkeys(self.lexical.analyze(question.text)))[:_MOST_TERMS]
         everything = len(rows) <= self._settings.scan_limit
         limit = len(rows) if everything else self._settings.candidates
         hits = self.lexical.search(terms, limit, self._lexical_scope(question, rows))

@@ -80,15 +80,22 @@ def leaving(
     """
     if surplus <= 0:
         return np.empty(0, np.int64)
+    if surplus >= len(segments):
+        return np.arange(len(segments))
     recency = (1 + np.log1p(uses)) * 0.5 ** (idle_seconds / _HALF_LIFE_SECONDS)
     cosines = segments @ segments.T
     np.fill_diagonal(cosines, -1)
-    stays = np.ones(len(segments), np.bool_)
+    nearest = cosines.argmax(axis=1)
+    value = recency * (1 - _REDUNDANCY_WEIGHT * np.clip(cosines.max(axis=1), 0, 1))
     gone: list[int] = []
-    while len(gone) < min(surplus, len(segments)):
-        redundancy = np.clip(np.where(stays, cosines, -1).max(axis=1, initial=-1), 0, 1)
-        value = np.where(stays, recency * (1 - _REDUNDANCY_WEIGHT * redundancy), np.inf)
+    while len(gone) < surplus:
         lowest = int(value.argmin())
-        stays[lowest] = False
+        value[lowest] = np.inf
         gone.append(lowest)
+        # Only those that were most like the one that left are compared anew.
+        cosines[:, lowest] = -1
+        for alone in np.flatnonzero((nearest == lowest) & np.isfinite(value)):
+            nearest[alone] = cosines[alone].argmax()
+            likeness = min(1.0, max(0.0, float(cosines[alone, nearest[alone]])))
+            value[alone] = recency[alone] * (1 - _REDUNDANCY_WEIGHT * likeness)
     return np.array(gone, np.int64)

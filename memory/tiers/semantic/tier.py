@@ -4,6 +4,7 @@ Segments and centroids are rows of the database; each process keeps the sessions
 the session's `semantic_version`. A cluster holds segments of one visibility class only.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from memory.tiers.scan import Words, candidates, matching
 from memory.tiers.semantic import policy
 from memory.tiers.semantic.settings import SemanticSettings
 
+_PAGE = 512
+"""Segments that are clustered, or compared with each other, in one go."""
+_PASSED_BY = 2
+"""What is older than so many times the tier's turns has no chance to stay: it is not clustered at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:
@@ -35,6 +41,16 @@ class _Held:
     items: NDArray[np.int64]
     members: Floats
     of_cluster: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where new segments go: `joined` int [n], the place of each one's cluster in `after`; `known` come first there."""
+
+    known: tuple[int, ...]
+    after: policy.Clustering
+    new: tuple[TierSegment, ...]
+    joined: NDArray[np.int64]
 
 
 class SemanticTier:
@@ -51,17 +67,31 @@ class SemanticTier:
         self._cached: OrderedDict[int, _Held] = OrderedDict()
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
-        """Clusters the session's embedded segments that it has not seen."""
+        """Clusters the next segments of the session that it has not seen, a page at a time: 0 when there are none.
+
+        What is much too old to stay is passed by.
+        """
         if session_key is None:
             return 0
+        async with self._storage.read() as tx:
+            session = (await tx.sessions.by_keys([session_key])).get(session_key)
+            new = await tx.segments.newest(session_key, self._embedder.space, _PAGE) if session else []
+            known = await tx.clusters.of_session(session_key) if new else []
+        if session is None or not new:
+            return 0
+        oldest = session.turns - _PASSED_BY * session.semantic_turns
+        plans = []
+        for audience in sorted({segment.audience for segment in new}):
+            clusters = [cluster for cluster in known if cluster.audience == audience]
+            joining = [s for s in new if s.audience == audience and s.turn > oldest]
+            plans.append((audience, await asyncio.to_thread(self._planned, clusters, joining)))
         async with self._storage.write() as tx:
-            if await tx.sessions.locked_by_key(session_key) is None:
-                return 0
-            new = await tx.segments.newest(session_key, self._embedder.space)
-            for audience in sorted({segment.audience for segment in new}):
-                await self._cluster(tx, session_key, audience, [s for s in new if s.audience == audience])
-            if new:
-                await tx.sessions.bump_semantic(session_key)
+            if not await self._unchanged(tx, session):
+                return await self.absorb(tenant_id, session_key)
+            await tx.segments.hold({segment.segment_key: None for segment in new if segment.turn <= oldest})
+            for audience, plan in plans:
+                await self._join(tx, session_key, audience, plan)
+            await tx.sessions.bump_semantic(session_key)
         return len(new)
 
     async def recall(self, question: Question) -> Candidates:
@@ -88,15 +118,27 @@ class SemanticTier:
         """LRU and similarity: beyond `semantic_turns`' worth of segments, the least valuable leave."""
         if session_key is None:
             return 0
-        async with self._storage.write() as tx:
-            session = await tx.sessions.locked_by_key(session_key)
+        async with self._storage.read() as tx:
+            session = (await tx.sessions.by_keys([session_key])).get(session_key)
+            held = await tx.segments.held(session_key, self._embedder.space) if session else []
+            clusters = await tx.clusters.of_session(session_key) if held else []
             if session is None:
                 return 0
-            held = await tx.segments.held(session_key, self._embedder.space)
-            surplus = len(held) - _capacity(held, session)
-            gone = [held[at] for at in self._leaving(held, surplus)]
-            if gone:
-                await self._let_go(tx, session_key, gone)
+            # `semantic_turns` turns' worth: as many segments as the newest turns have, held or not.
+            oldest = session.turns - session.semantic_turns
+            room = await tx.segments.since_turn(session_key, self._embedder.space, oldest)
+        surplus = len(held) - room
+        gone = [held[at] for at in await asyncio.to_thread(self._leaving, held, surplus)]
+        if not gone:
+            return 0
+        changed = await asyncio.to_thread(self._without, clusters, gone)
+        async with self._storage.write() as tx:
+            if not await self._unchanged(tx, session):
+                return await self.evict(tenant_id, session_key)
+            await tx.segments.hold({segment.segment_key: None for segment in gone})
+            await tx.clusters.set({key: value for key, value in changed.items() if value[1] > 0})
+            await tx.clusters.remove([key for key, value in changed.items() if value[1] <= 0])
+            await tx.sessions.bump_semantic(session_key)
         return len(gone)
 
     async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
@@ -125,39 +167,45 @@ class SemanticTier:
                     problems.append(f"session '{session.session_id}': cluster sizes differ from their members")
         return problems
 
-    async def _cluster(self, tx: UnitOfWork, session_key: int, audience: str, new: Sequence[TierSegment]) -> None:
-        known = [c for c in await tx.clusters.of_session(session_key) if c.audience == audience]
-        before = policy.Clustering(_sums(known, self._onto().shape[1]), np.array([c.size for c in known], np.int64))
-        vectors = self._projected([segment.vector for segment in new])
+    async def _unchanged(self, tx: UnitOfWork, session: Session) -> bool:
+        """Whether what was planned without a lock still holds; nobody changes it from here on."""
+        current = await tx.sessions.locked_by_key(session.session_key)
+        return current is None or current.semantic_version == session.semantic_version
+
+    def _planned(self, known: Sequence[Cluster], new: Sequence[TierSegment]) -> "_Plan":
+        before = policy.Clustering(_sums(known, self._width()), np.array([c.size for c in known], np.int64))
         after, joined = policy.assign(
             before,
-            vectors,
+            self._projected([segment.vector for segment in new]),
             per_cluster=self._settings.segments_per_cluster,
             most=self._settings.max_clusters,
             join_similarity=self._settings.join_similarity,
         )
-        keys = [cluster.cluster_key for cluster in known]
+        return _Plan(tuple(cluster.cluster_key for cluster in known), after, tuple(new), joined)
+
+    async def _join(self, tx: UnitOfWork, session_key: int, audience: str, plan: "_Plan") -> None:
+        if await tx.sessions.locked_by_key(session_key) is None:  # purged meanwhile: nothing may come back
+            return
+        after, known = plan.after, len(plan.known)
+        keys = list(plan.known)
         keys += [
             await tx.clusters.add(session_key, audience, after.sums[at].tobytes(), int(after.sizes[at]))
-            for at in range(len(known), len(after.sums))
+            for at in range(known, len(after.sums))
         ]
-        touched = {int(at) for at in joined if at < len(known)}
+        touched = {int(at) for at in plan.joined if at < known}
         await tx.clusters.set({keys[at]: (after.sums[at].tobytes(), int(after.sizes[at])) for at in touched})
-        await tx.segments.hold({s.segment_key: keys[int(at)] for s, at in zip(new, joined, strict=True)})
+        await tx.segments.hold({s.segment_key: keys[int(at)] for s, at in zip(plan.new, plan.joined, strict=True)})
 
-    async def _let_go(self, tx: UnitOfWork, session_key: int, gone: Sequence[TierSegment]) -> None:
-        """A cluster's sum loses its members' vectors; one without members goes."""
-        clusters = {cluster.cluster_key: cluster for cluster in await tx.clusters.of_session(session_key)}
+    def _without(self, clusters: Sequence[Cluster], gone: Sequence[TierSegment]) -> dict[int, tuple[bytes, int]]:
+        """The sums and sizes of the clusters that lose members."""
+        by_key = {cluster.cluster_key: cluster for cluster in clusters}
         changed: dict[int, tuple[bytes, int]] = {}
         vectors = self._projected([segment.vector for segment in gone])
         for segment, vector in zip(gone, vectors, strict=True):
             key = segment.cluster_key or 0
-            before, size = changed.get(key) or (clusters[key].centroid, clusters[key].size)
+            before, size = changed.get(key) or (by_key[key].centroid, by_key[key].size)
             changed[key] = ((np.frombuffer(before, "<f4") - vector).tobytes(), size - 1)
-        await tx.segments.hold({segment.segment_key: None for segment in gone})
-        await tx.clusters.set({key: value for key, value in changed.items() if value[1] > 0})
-        await tx.clusters.remove([key for key, value in changed.items() if value[1] <= 0])
-        await tx.sessions.bump_semantic(session_key)
+        return changed
 
     async def _held(self, tx: UnitOfWork, session: Session) -> _Held:
         cached = self._cached.get(session.session_key)
@@ -176,7 +224,7 @@ class SemanticTier:
         return _Held(
             version=version,
             audiences=tuple(cluster.audience for cluster in clusters),
-            centroids=policy.unit(_sums(clusters, self._onto().shape[1])),
+            centroids=policy.unit(_sums(clusters, self._width())),
             items=np.array([segment.item for segment in segments], np.int64),
             members=self._projected([segment.vector for segment in segments]),
             of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
@@ -212,6 +260,9 @@ class SemanticTier:
         full = np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), self._embedder.dimensions)
         return policy.project(full.astype(np.float32), self._onto())
 
+    def _width(self) -> int:
+        return int(self._onto().shape[1])
+
     def _onto(self) -> Floats:
         if self._projection is None:
             self._projection = policy.projection(self._embedder.dimensions)
@@ -221,9 +272,3 @@ class SemanticTier:
 def _sums(clusters: Sequence[Cluster], dimensions: int) -> Floats:
     raw = b"".join(cluster.centroid for cluster in clusters)
     return np.frombuffer(raw, "<f4").reshape(len(clusters), dimensions)
-
-
-def _capacity(held: Sequence[TierSegment], session: Session) -> int:
-    """What `semantic_turns` turns hold: as many segments as the session's newest turns have."""
-    oldest = session.turns - session.semantic_turns
-    return sum(segment.turn > oldest for segment in held)
