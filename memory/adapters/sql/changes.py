@@ -23,7 +23,7 @@ from memory.domain.ids import ItemId, event_item, memory_item
 from memory.domain.principals import SHARED, private_to
 from memory.domain.recall import EVENT_KIND
 from memory.domain.segments import SegmentVector
-from memory.ports.storage import ItemFacts
+from memory.ports.feed import ItemFacts
 
 _THIS_TRANSACTION = sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
 _OLDEST_RUNNING = sa.select(

@@ -92,7 +92,10 @@ class SqlOperations:
 
     async def progress(self, operation_id: str, done: int, lease: timedelta, now: datetime) -> bool:
         statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
-        updated = await self._db.execute(statement.values(done=operations.c.done + done, lease_until=now + lease))
+        # A part of an item may be counted twice, when its segments lie on two pages: never more than there is.
+        counted = operations.c.done + done
+        counted = sa.case((counted > operations.c.total, operations.c.total), else_=counted)
+        updated = await self._db.execute(statement.values(done=counted, lease_until=now + lease))
         return updated.rowcount == 1
 
     async def finish(

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from memory.adapters.sql import sqlite_driver
 from memory.adapters.sql.changes import SqlChanges
@@ -34,6 +36,8 @@ from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.summaries import SqlSummaries
 from memory.domain.errors import StorageUnavailable
 
+_WAL_TRIES = 100
+_WAL_PAUSE = 0.05
 _CHECKPOINT_TRIES = 20
 _CHECKPOINT_PAUSE = 0.05
 # NaN and infinities are no JSON: SQLite would take them, and then fail on every query into the column.
@@ -263,6 +267,17 @@ def make_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     )
 
 
+def _write_ahead(cursor: Any) -> None:
+    """A new file is switched to WAL once. Whoever comes at the same moment is refused at once, without the time-out."""
+    for _ in range(_WAL_TRIES):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            await_only(asyncio.sleep(_WAL_PAUSE))
+    cursor.execute("PRAGMA journal_mode = WAL")
+
+
 def _sqlite_engine(url: sa.URL, settings: DatabaseSettings) -> AsyncEngine:
     engine = create_async_engine(
         url,
@@ -278,8 +293,9 @@ def _sqlite_engine(url: sa.URL, settings: DatabaseSettings) -> AsyncEngine:
     def set_pragmas(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
         cursor = connection.cursor()
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             cursor.execute(f"PRAGMA {pragma}")
+        _write_ahead(cursor)
         cursor.close()
 
     @sa.event.listens_for(engine.sync_engine, "begin")

@@ -19,7 +19,7 @@ from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
 from memory.tiers.hot import policy
 from memory.tiers.hot.settings import HotSettings
-from memory.tiers.scan import Words, candidates, matching
+from memory.tiers.scan import Words, candidates, indexed_text, matching
 
 # A recall from the window alone reads its events: the newest of each session, up to this many.
 _SCANNED = 2_000
@@ -126,7 +126,9 @@ class HotTier:
 
     def _compared(self, question: Question, events: list[Event], vectors: dict[ItemId, list[bytes]]) -> Candidates:
         index = self._words()
-        index.put([LexicalDocument(e.item, e.session_key, e.audience, e.content) for e in events])
+        index.put(
+            [LexicalDocument(e.item, e.session_key, e.audience, indexed_text(e.agent_id, e.content)) for e in events]
+        )
         terms = tuple(dict.fromkeys(index.analyze(question.text)))
         hits = index.search(terms, len(events), LexicalScope(None, question.scope.audiences))
         place = {event.item: at for at, event in enumerate(events)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memory.domain.ids import ItemId
 from memory.domain.principals import Scope
-from memory.ports.storage import ItemFacts
+from memory.ports.feed import ItemFacts
 from memory.tiers.scan import asks, tells_time
 
 Rows = NDArray[np.int64]

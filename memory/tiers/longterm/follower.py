@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.ids import ItemId, is_memory, item_key, memory_item
 from memory.domain.segments import SegmentVector
-from memory.ports.storage import ItemFacts, Storage, UnitOfWork
+from memory.ports.feed import ItemFacts
+from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.longterm.tenant_index import Batch, TenantIndex
 
 PAGE = 2_000

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from memory.domain.ids import ItemId, is_memory
 from memory.domain.recall import FieldTest, evaluate
 from memory.domain.segments import SegmentVector
+from memory.ports.feed import ItemFacts
 from memory.ports.indexes import LexicalDocument, LexicalHits, LexicalIndex, LexicalScope, VectorIndex
-from memory.ports.storage import ItemFacts
 from memory.tiers.base import Candidates, Conditions, Floats, Population, Question
 from memory.tiers.longterm.catalogue import Catalogue, Mask, Rows
 from memory.tiers.longterm.policy import widened
 from memory.tiers.longterm.settings import LongTermSettings
+from memory.tiers.scan import indexed_text
 
 # The mean and spread of cosines in a scope of any size are known well enough from so many of its items.
 _SAMPLE = 1_000
@@ -293,8 +294,7 @@ class TenantIndex:
 
 
 def document(facts: ItemFacts) -> LexicalDocument:
-    """Its words, and its author's name: else a name weighs where others say it (LoCoMo's recall@10: .847, not .855)."""
-    text = f"{facts.agent_id} {facts.text}" if facts.agent_id else facts.text
+    text = indexed_text(facts.agent_id, facts.text)
     return LexicalDocument(facts.item, facts.session_key, facts.audience, text)
 
 

@@ -1,0 +1,56 @@
+"""What is written about the project is true."""
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from memory.settings import Settings
+
+HERE = Path(__file__).resolve().parents[2]
+ROOTS = ("memory", "api", "workers", "model_runtime", "migrations", "benchmarks")
+
+
+def settings(model=Settings, prefix="STRATAMEM_"):
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from settings(type(field.default), f"{prefix}{name.upper()}__")
+        else:
+            yield prefix + name.upper(), field
+
+
+def test_every_module_has_its_line_in_the_architecture():
+    page = (HERE / "docs/architecture.md").read_text()
+    listed = re.findall(r"^\| `([\w/]+\.py)` \|", page, re.MULTILINE)
+    there = {str(path.relative_to(HERE)) for root in ROOTS for path in (HERE / root).rglob("*.py")}
+    there = {path for path in there if "versions/" not in path}
+    assert set(listed) == there
+    assert len(listed) == len(set(listed))
+
+
+def test_every_setting_is_documented_with_its_default():
+    page, example = (HERE / "docs/settings.md").read_text(), (HERE / ".env.example").read_text()
+    for name, field in settings():
+        assert field.description, f"{name} has no description"
+        default = "unset" if field.default is None else f"`{getattr(field.default, 'value', field.default)}`"
+        assert f"| `{name}` | {default} |" in page, f"docs/settings.md: {name}"
+        assert f"#{name}=" in example, f".env.example: {name}"
+
+
+def test_no_setting_is_documented_that_does_not_exist():
+    known = {name for name, _ in settings()}
+    documented = set(re.findall(r"^#(STRATAMEM_\w+)=", (HERE / ".env.example").read_text(), re.MULTILINE))
+    assert documented == known
+
+
+def test_every_decision_is_in_the_list():
+    pages = {path.name for path in (HERE / "docs/decisions").glob("0*.md")}
+    listed = set(re.findall(r"\((\d{4}-[\w-]+\.md)\)", (HERE / "docs/decisions/README.md").read_text()))
+    assert pages == listed
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [HERE / "README.md", *(HERE / "docs").rglob("*.md"), *(HERE / "benchmarks").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
