@@ -29,6 +29,7 @@ from memory.services.events import Events
 from memory.services.forgetting import Forgetting
 from memory.services.health import Health
 from memory.services.keys import Keys
+from memory.services.log import Log
 from memory.services.memories import Memories
 from memory.services.operations import Operations
 from memory.services.passages import Passages
@@ -170,7 +171,7 @@ async def _wire(
         keys=Keys(storage, secrets, clock),
         health=Health(storage, jobs, embedder, longterm, model=settings.model),
         sessions=Sessions(storage, hot, clock),
-        events=Events(storage, tokenizer, jobs, secrets, clock),
+        events=Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint), tokenizer, secrets),
         recall=recall,
         context=Contexts(storage, recall, Summaries(storage), tokenizer),
         memories=Memories(storage, tokenizer, jobs, secrets, clock),

@@ -222,8 +222,8 @@ async def add_events(tx: UnitOfWork, session: Session, *contents: str, **values:
     for number, content in enumerate(contents, session.last_seq + 1):
         added.append(new_event(session, number, content, token_start=place, **values))
         place += 2 if added[-1].visibility is EventVisibility.SESSION else 0
-    await tx.events.add(session.session_key, added, "words")
-    await tx.sessions.advance(session, added, NOW)
+    await tx.events.add(added, "words")
+    await tx.sessions.advance([session.grown(added)], NOW)
     return await tx.events.by_ids(session.session_key, [event.event_id for event in added])
 
 

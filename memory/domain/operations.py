@@ -30,6 +30,19 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class NewOperation:
+    """`subject`: what it is about; there is one unfinished operation of a kind and subject at a time."""
+
+    tenant_id: str
+    kind: OperationKind
+    subject: str
+    total: int
+    unit: str
+    session_key: int | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     operation_id: str
     tenant_id: str

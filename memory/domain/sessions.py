@@ -1,9 +1,10 @@
 """A conversation that agents share: an append-only log and its settings."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from memory.domain.events import Metadata
+from memory.domain.events import Event, EventVisibility, Metadata, Role
 
 DEFAULT_WINDOW_TOKENS = 131_072
 DEFAULT_SEMANTIC_TURNS = 100
@@ -43,6 +44,20 @@ class Session:
     @property
     def etag(self) -> str:
         return f'"{self.session_key}-{self.version}"'
+
+    def grown(self, added: Sequence[Event]) -> "Session":
+        """With its counters after these events at the end of its log."""
+        if not added:
+            return self
+        return replace(
+            self,
+            last_seq=added[-1].seq,
+            event_count=self.event_count + len(added),
+            token_count=self.token_count + sum(event.token_count for event in added),
+            shared_tokens=self.shared_tokens
+            + sum(event.token_count for event in added if event.visibility is EventVisibility.SESSION),
+            turns=self.turns + sum(event.role is Role.USER for event in added),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.memories import Memory
-from memory.domain.operations import Operation, OperationKind, OperationState
+from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
 from memory.domain.principals import Key
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import NewSession, Session
@@ -56,8 +56,11 @@ class SessionRepository(Protocol):
 
     async def update(self, session: Session, changes: Mapping[str, Any], now: datetime) -> Session: ...
 
-    async def advance(self, session: Session, events: Sequence[Event], now: datetime) -> None:
-        """Counts events that were just added at the end of the log."""
+    async def all_locked(self, names: Sequence[tuple[str, str]]) -> list[Session]:
+        """Those that exist of (tenant_id, session_id), as `locked`, in an order that no two callers can block in."""
+
+    async def advance(self, sessions: Sequence[Session], now: datetime) -> None:
+        """Writes the counters of sessions that have grown (`Session.grown`)."""
 
     async def mark_segmented(self, session_key: int, seq: int) -> None: ...
 
@@ -81,7 +84,8 @@ class SessionRepository(Protocol):
 
 
 class EventRepository(Protocol):
-    async def add(self, session_key: int, events: Sequence[Event], tokenizer: str) -> None: ...
+    async def add(self, events: Sequence[Event], tokenizer: str) -> None:
+        """`tokenizer`: the fingerprint of what counted their tokens."""
 
     async def by_ids(self, session_key: int, event_ids: Sequence[str]) -> list[Event]: ...
 
@@ -250,6 +254,9 @@ class OperationRepository(Protocol):
         unit: str,
     ) -> tuple[str, bool]:
         """The id of the unfinished operation of this kind and subject, and whether it is new. `total` adds up."""
+
+    async def enqueue_all(self, wanted: Sequence[NewOperation], now: datetime) -> list[str]:
+        """As `enqueue` for several subjects, which the caller has locked; the ids of those that are new."""
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None: ...
 

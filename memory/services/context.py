@@ -38,6 +38,18 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
+class _System:
+    """The system messages at the beginning of the log; `seqs`: their events, ascending."""
+
+    part: _Part
+    seqs: tuple[int, ...]
+
+    @property
+    def last_seq(self) -> int:
+        return self.seqs[-1] if self.seqs else 0
+
+
+@dataclass(frozen=True, slots=True)
 class _Window:
     """`anchor`: where on the token axis it begins; `first_seq`: its first event (the next seq when it is empty)."""
 
@@ -60,13 +72,18 @@ class Contexts:
         async with self._storage.read() as tx:
             session = await access.session(tx, principal, session_id)
             head = await tx.events.shared_from(session.session_key, 0, limit=_SYSTEM_EVENTS)
-        system, system_events = self._system(head, request.max_tokens - query.tokens)
-        shown = await self._window(session, request, system.tokens, query.tokens, system_events)
+        opening = self._system(head, request.max_tokens - query.tokens)
+        system = opening.part
+        shown = await self._window(session, request, opening, query.tokens)
         summary = await self._summary(session, request, shown.anchor)
         used = system.tokens + summary.tokens + shown.part.tokens + query.tokens
-        private = await self._private(principal, session, request, shown.first_seq, request.max_tokens - used)
+        private_room = request.max_tokens - used
+        if request.query is not None and request.include.recall:
+            beside = request.max_tokens - system.tokens - summary.tokens - query.tokens
+            private_room -= int(beside * window.RECALL_SHARE)
+        private = await self._private(principal, session, request, shown.first_seq, private_room)
         room = request.max_tokens - used - private.tokens
-        recalled, sources, degraded = await self._recalled(principal, session, request, shown.first_seq, room)
+        recalled, sources, degraded = await self._recalled(principal, session, request, opening, shown.first_seq, room)
         prefix = (*system.messages, *summary.messages, *shown.part.messages)
         messages = (*prefix, *private.messages, *recalled.messages, *query.messages)
         as_text = request.format is ContextFormat.TEXT
@@ -96,22 +113,20 @@ class Contexts:
             raise BudgetTooSmall(f"the query alone takes {part.tokens} of max_tokens {request.max_tokens}: raise it")
         return part
 
-    def _system(self, head: Sequence[Event], room: int) -> tuple[_Part, int]:
-        """The system events at the beginning of the log, as many as fit into half of the room, and their number."""
+    def _system(self, head: Sequence[Event], room: int) -> _System:
+        """The system events at the beginning of the log, as many as fit into half of the room."""
         messages: list[Message] = []
         for event in head:
             longer = [*messages, render.event_message(event)]
             if event.role is not Role.SYSTEM or self._part(longer).tokens > room // 2:
                 break
             messages = longer
-        return self._part(messages), len(messages)
+        return _System(self._part(messages), tuple(event.seq for event in head[: len(messages)]))
 
-    async def _window(
-        self, session: Session, request: ContextRequest, system: int, query: int, system_events: int
-    ) -> _Window:
+    async def _window(self, session: Session, request: ContextRequest, opening: _System, query: int) -> _Window:
         if not request.include.window:
             return _Window(_Part(), session.shared_tokens, session.last_seq + 1)
-        recall = request.include.recall
+        recall, system = request.include.recall, opening.part.tokens
         room = window.window_room(request.max_tokens, system, recall=recall)
         # A summary may take its share; a query longer than usual takes from the window.
         beside = window.room_beside(
@@ -121,7 +136,7 @@ class Contexts:
         anchor = window.first_anchor(session.shared_tokens, room)
         async with self._storage.read() as tx:
             events = await tx.events.shared_from(session.session_key, anchor, limit=_MOST_EVENTS)
-        events = [event for event in events if event.seq > system_events]
+        events = [event for event in events if event.seq > opening.last_seq]
         rendered = [self._event_tokens(event) for event in events]
         anchor, first = window.anchor_that_fits([event.token_start for event in events], rendered, anchor, room)
         events = events[first:]
@@ -160,19 +175,29 @@ class Contexts:
         )
 
     async def _recalled(
-        self, principal: Principal, session: Session, request: ContextRequest, first_seq: int, room: int
+        self,
+        principal: Principal,
+        session: Session,
+        request: ContextRequest,
+        opening: _System,
+        first_seq: int,
+        room: int,
     ) -> tuple[_Part, tuple[RecallResult, ...], tuple[Degraded, ...]]:
-        """What the window does not show; one message at the tail, where it changes no cached prefix."""
+        """What neither window nor system show; one message at the tail, where it changes no cached prefix."""
         if request.query is None or not request.include.recall or room <= 0:
             return _Part(), (), ()
         wanted = RecallRequest(
-            query=request.query, session_ids=(session.session_id,), top_k=request.top_k, max_tokens=room
+            query=request.query,
+            session_ids=(session.session_id,),
+            top_k=request.top_k + len(opening.seqs),
+            max_tokens=room + opening.part.tokens,
         )
         try:
             found = await self._recall.recall(principal, wanted, outside=(session.session_key, first_seq))
         except Retryable as error:
             return _Part(), (), (Degraded("recall", error.detail),)
-        results = list(found.results)
+        shown = [r for r in found.results if not any(event.seq in opening.seqs for event in r.events)]
+        results = shown[: request.top_k]
         while results:
             part = self._part([render.recall_message([render.recall_line(result) for result in results])])
             if part.tokens <= room:

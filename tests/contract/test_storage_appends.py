@@ -1,6 +1,7 @@
 """Appends through `memory.services.events`, many at once and from two engines."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -10,6 +11,7 @@ from memory.domain.errors import SequenceConflict
 from memory.domain.events import EventVisibility, NewEvent, Role
 from memory.domain.principals import Principal
 from memory.services.events import Events
+from memory.services.log import Log
 from memory.services.secrets import TenantSecrets
 from memory.testing import SettableClock, WordTokenizer
 from tests.services import EVERYONE, TENANT
@@ -22,7 +24,9 @@ class Service:
 
     def __init__(self, storage):
         clock, self.jobs = SettableClock(), RecordingQueue()
-        self.events = Events(storage, WordTokenizer(), self.jobs, TenantSecrets(storage, clock), clock)
+        self.events = Events(
+            storage, Log(storage, self.jobs, clock, "words"), WordTokenizer(), TenantSecrets(storage, clock)
+        )
 
     async def append(self, session_id, *contents, **options):
         new = [NewEvent(Role.USER, content) for content in contents]
@@ -58,7 +62,9 @@ async def test_sixteen_writers_of_two_engines_leave_no_gap(database, services):
     taken = sorted((answer.first_seq, answer.last_seq) for answer in answers)
     assert [first for first, _ in taken] == [1] + [last + 1 for _, last in taken[:-1]]
     ids = {event.seq: event.event_id for event in events}
-    assert all(answer.event_ids == tuple(ids[n] for n in range(answer.first_seq, answer.last_seq + 1)) for answer in answers)
+    assert all(
+        answer.event_ids == tuple(ids[n] for n in range(answer.first_seq, answer.last_seq + 1)) for answer in answers
+    )
     # places on the token axis are gapless as well
     places = [event.token_start for event in events]
     assert places == [3 * n for n in range(304)]
@@ -71,17 +77,12 @@ async def test_sixteen_writers_of_two_engines_leave_no_gap(database, services):
 async def test_what_is_promised_is_in_the_outbox_and_the_feed(database, services):
     await asyncio.gather(*(services[n % 2].append("s", f"text {n}") for n in range(16)))
     async with database.open().read() as tx:
-        (operation,) = await tx.operations.abandoned(SettableClock().now().replace(year=2027), _zero(), 9)
+        (operation,) = await tx.operations.abandoned(SettableClock().now().replace(year=2027), timedelta(), 9)
         assert operation.progress.total == 16
         feed = await tx.changes.after(Position(), limit=99)
-    assert sorted((change.first_seq, change.last_seq) for change in feed) == [(n, n) for n in range(1, 17)]
-    assert sum((service.jobs.sent for service in services), []) == [("consolidate", (operation.operation_id,))]
-
-
-def _zero():
-    from datetime import timedelta
-
-    return timedelta()
+    told = sorted(seq for change in feed for seq in range(change.first_seq, change.last_seq + 1))
+    assert told == list(range(1, 17))  # appends that share a transaction share a change
+    assert [job for service in services for job in service.jobs.sent] == [("consolidate", (operation.operation_id,))]
 
 
 async def test_sessions_do_not_mix(database, services):

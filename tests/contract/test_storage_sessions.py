@@ -9,7 +9,7 @@ from tests.services import NOW, SPACE, TENANT, add_events, add_memory, add_sessi
 
 
 async def test_a_session_is_read_as_it_was_made(storage):
-    metadata = {"topic": {"deep": ["é", 1, 2.5, True, None]}, "empty": {}, "quote": '"\\\' \u2028'}
+    metadata = {"topic": {"deep": ["é", 1, 2.5, True, None]}, "empty": {}, "quote": "\"\\' \u2028"}
     async with storage.write() as tx:
         made = await add_session(tx, "s1", title="Ü 漢字 🙂", metadata=metadata, window_tokens=10, semantic_turns=3)
     assert made == Session(
@@ -99,8 +99,8 @@ async def test_counters_follow_the_log(storage):
             new_event(session, 2, token_count=7, visibility=EventVisibility.PRIVATE),
             new_event(session, 3, token_count=11, role=Role.ASSISTANT),
         ]
-        await tx.events.add(session.session_key, added, "words")
-        await tx.sessions.advance(session, added, NOW)
+        await tx.events.add(added, "words")
+        await tx.sessions.advance([session.grown(added)], NOW)
         after = await tx.sessions.get(TENANT, "s")
         assert (after.last_seq, after.event_count, after.turns) == (3, 3, 2)
         assert (after.token_count, after.shared_tokens) == (23, 16)

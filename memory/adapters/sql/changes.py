@@ -43,8 +43,8 @@ _FACTS_OF_EVENTS = (
 
 # Made once: building a statement costs more than running it, and every append runs one of these.
 _COLUMNS = tuple(field.name for field in fields(NewChange))
-_INSERT = changes.insert().returning(changes.c.xid, changes.c.number)
-_INSERT_POSTGRESQL = changes.insert().values(xid=_THIS_TRANSACTION).returning(changes.c.xid, changes.c.number)
+_INSERT = changes.insert()
+_INSERT_POSTGRESQL = changes.insert().values(xid=_THIS_TRANSACTION)
 
 
 class SqlChanges:
@@ -52,15 +52,18 @@ class SqlChanges:
         self._db = connection
 
     async def add(self, *added: NewChange) -> Position:
-        last = Position()
-        for new in added:
-            values = {name: getattr(new, name) for name in _COLUMNS}
-            if is_postgresql(self._db):
-                inserted = await self._db.execute(_INSERT_POSTGRESQL, values)
-            else:
-                inserted = await self._db.execute(_INSERT, values | {"xid": 0})
-            last = Position(*inserted.one())
-        return last
+        if not added:
+            return Position()
+        values = [self._values(new) for new in added]
+        insert = _INSERT_POSTGRESQL if is_postgresql(self._db) else _INSERT
+        if len(values) > 1:
+            await self._db.execute(insert, values[:-1])
+        inserted = await self._db.execute(insert.returning(changes.c.xid, changes.c.number), values[-1])
+        return Position(*inserted.one())
+
+    def _values(self, new: NewChange) -> dict[str, Any]:
+        values = {name: getattr(new, name) for name in _COLUMNS}
+        return values if is_postgresql(self._db) else values | {"xid": 0}
 
     async def after(self, position: Position, *, tenant_id: str | None = None, limit: int) -> list[Change]:
         # The horizon is read first: what it calls settled is then certainly in the rows that we see.

@@ -22,13 +22,10 @@ class SqlEvents:
     def __init__(self, connection: AsyncConnection) -> None:
         self._db = connection
 
-    async def add(self, session_key: int, added: Sequence[Event], tokenizer: str) -> None:
+    async def add(self, added: Sequence[Event], tokenizer: str) -> None:
         if not added:
             return
-        values = [
-            {name: getattr(event, name) for name in _COLUMNS} | {"session_key": session_key, "tokenizer": tokenizer}
-            for event in added
-        ]
+        values = [{name: getattr(event, name) for name in _COLUMNS} | {"tokenizer": tokenizer} for event in added]
         await self._db.execute(_INSERT, values if len(values) > 1 else values[0])
 
     async def by_ids(self, session_key: int, event_ids: Sequence[str]) -> list[Event]:

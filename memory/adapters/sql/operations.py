@@ -1,6 +1,7 @@
 """Operations, which are also the outbox."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from memory.adapters.sql import rows
 from memory.adapters.sql.statements import is_postgresql, one_of
 from memory.adapters.sql.tables import operations
 from memory.domain.ids import new_id
-from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState
+from memory.domain.operations import UNFINISHED, NewOperation, Operation, OperationKind, OperationState
 
 _UNFINISHED = operations.c.state.in_(UNFINISHED)
 
@@ -28,6 +29,15 @@ def _enqueue(insert: Any) -> Any:
 # Made once: building a statement costs more than running it, and every append runs one of these.
 _ENQUEUE_POSTGRESQL = _enqueue(postgresql.insert(operations))
 _ENQUEUE_SQLITE = _enqueue(sqlite.insert(operations))
+_INSERT = operations.insert()
+_UNFINISHED_OF = sa.select(
+    operations.c.operation_id, operations.c.tenant_id, operations.c.kind, operations.c.subject
+).where(sa.tuple_(operations.c.kind, operations.c.subject).in_(sa.bindparam("subjects", expanding=True)), _UNFINISHED)
+_ADD_TO_TOTAL = (
+    operations.update()
+    .where(operations.c.operation_id == sa.bindparam("known"))
+    .values(total=operations.c.total + sa.bindparam("more"))
+)
 
 
 class SqlOperations:
@@ -62,6 +72,26 @@ class SqlOperations:
         statement = _ENQUEUE_POSTGRESQL if is_postgresql(self._db) else _ENQUEUE_SQLITE
         operation_id: str = (await self._db.execute(statement, values)).scalar_one()
         return operation_id, operation_id == proposed
+
+    async def enqueue_all(self, wanted: Sequence[NewOperation], now: datetime) -> list[str]:
+        subjects = [(new.kind, new.subject) for new in wanted]
+        found = await self._db.execute(_UNFINISHED_OF, {"subjects": subjects})
+        known = {(row.tenant_id, row.kind, row.subject): row.operation_id for row in found}
+        more = [
+            {"known": known[new.tenant_id, new.kind, new.subject], "more": new.total}
+            for new in wanted
+            if (new.tenant_id, new.kind, new.subject) in known
+        ]
+        fresh = [
+            asdict(new) | {"operation_id": new_id(), "state": OperationState.QUEUED, "created_at": now}
+            for new in wanted
+            if (new.tenant_id, new.kind, new.subject) not in known
+        ]
+        if more:
+            await self._db.execute(_ADD_TO_TOTAL, more)
+        if fresh:
+            await self._db.execute(_INSERT, fresh)
+        return [values["operation_id"] for values in fresh]
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         found = await self.by_id(operation_id)

@@ -19,7 +19,7 @@ from memory.adapters.sql.tables import (
     sessions,
     summaries,
 )
-from memory.domain.events import Event, EventVisibility, Role
+from memory.domain.events import EventVisibility
 from memory.domain.sessions import NewSession, Session
 
 # Made once: building a statement costs more than running it, and an append runs these.
@@ -27,11 +27,17 @@ _BY_ID = sa.select(sessions).where(
     sessions.c.tenant_id == sa.bindparam("tenant_id"), sessions.c.session_id == sa.bindparam("session_id")
 )
 _BY_ID_LOCKED = _BY_ID.with_for_update()
-_ADVANCED = ("last_seq", "event_count", "token_count", "shared_tokens", "turns", "updated_at")
+_ALL_LOCKED = (
+    sa.select(sessions)
+    .where(sa.tuple_(sessions.c.tenant_id, sessions.c.session_id).in_(sa.bindparam("names", expanding=True)))
+    .order_by(sessions.c.session_key)
+    .with_for_update()
+)
+_ADVANCED = ("last_seq", "event_count", "token_count", "shared_tokens", "turns")
 _ADVANCE = (
     sessions.update()
     .where(sessions.c.session_key == sa.bindparam("key"))
-    .values({name: sa.bindparam(f"new_{name}") for name in _ADVANCED})
+    .values({name: sa.bindparam(f"new_{name}") for name in (*_ADVANCED, "updated_at")})
 )
 
 
@@ -92,18 +98,19 @@ class SqlSessions:
         assert updated is not None
         return updated
 
-    async def advance(self, session: Session, added: Sequence[Event], now: datetime) -> None:
-        shared = sum(e.token_count for e in added if e.visibility is EventVisibility.SESSION)
-        values = {
-            "key": session.session_key,
-            "new_last_seq": added[-1].seq,
-            "new_event_count": session.event_count + len(added),
-            "new_token_count": session.token_count + sum(e.token_count for e in added),
-            "new_shared_tokens": session.shared_tokens + shared,
-            "new_turns": session.turns + sum(e.role is Role.USER for e in added),
-            "new_updated_at": now,
-        }
-        await self._db.execute(_ADVANCE, values)
+    async def all_locked(self, names: Sequence[tuple[str, str]]) -> list[Session]:
+        if len(names) == 1:
+            found = await self.locked(*names[0])
+            return [] if found is None else [found]
+        return [rows.session(row) for row in await self._db.execute(_ALL_LOCKED, {"names": list(names)})]
+
+    async def advance(self, grown: Sequence[Session], now: datetime) -> None:
+        values = [
+            {"key": session.session_key, "new_updated_at": now}
+            | {f"new_{name}": getattr(session, name) for name in _ADVANCED}
+            for session in grown
+        ]
+        await self._db.execute(_ADVANCE, values if len(values) > 1 else values[0])
 
     async def mark_segmented(self, session_key: int, seq: int) -> None:
         await self._db.execute(

@@ -120,9 +120,7 @@ async def test_an_agents_private_events_follow_the_shared_window_and_no_one_else
 
 async def test_parts_can_be_left_out(container):
     await say(container, "s", *LOG)
-    only_recall = await build(
-        container, query="topic3", max_tokens=600, include=Include(window=False, summary=False)
-    )
+    only_recall = await build(container, query="topic3", max_tokens=600, include=Include(window=False, summary=False))
     assert only_recall.tokens.window == 0
     assert only_recall.sources
     no_recall = await build(container, query="topic3", max_tokens=600, include=Include(recall=False))
