@@ -22,11 +22,15 @@ async def test_a_block_that_ends_is_stored(database, storage):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, asyncio.CancelledError, sa.exc.IntegrityError])
 async def test_a_block_that_raises_stores_nothing(database, storage, error):
     raised = error("", None, ValueError()) if error is sa.exc.IntegrityError else error()
-    with pytest.raises(error):
+
+    async def fail():
         async with storage.write() as tx:
             await add_events(tx, await add_session(tx), "one", "two")
             await add_memory(tx)
             raise raised
+
+    with pytest.raises(error):
+        await fail()
     for table in ("tenants", "sessions", "events", "memories", "memory_versions"):
         assert await database.rows(f"SELECT count(*) FROM {table}") == [(0,)]
     async with storage.write() as tx:
@@ -37,11 +41,15 @@ async def test_one_bad_row_of_many_stores_none(storage):
     async with storage.write() as tx:
         session = await add_session(tx)
         await add_events(tx, session, "one")
-    with pytest.raises(sa.exc.IntegrityError):
+
+    async def fail():
         async with storage.write() as tx:
             current = await tx.sessions.get(TENANT, "s")
             await add_events(tx, current, *(f"text {n}" for n in range(500)))
             await add_events(tx, session, "its place is taken", event_id="e1")
+
+    with pytest.raises(sa.exc.IntegrityError):
+        await fail()
     async with storage.read() as tx:
         assert (await tx.sessions.get(TENANT, "s")).last_seq == 1
         assert len(await tx.events.page(session.session_key, EVERYONE, limit=9)) == 1
@@ -169,12 +177,16 @@ async def test_writers_that_wait_for_each_other_are_told_to_try_again(postgresql
 
 async def test_a_server_that_cuts_the_connection_is_unavailable_once(postgresql):
     storage = postgresql.open(pool_size=1)
-    with pytest.raises(StorageUnavailable):
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+
+    async def fail():
         async with storage.write() as tx:
             await add_session(tx)
-            await postgresql.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-                                  " AND datname = current_database()")
+            await postgresql.rows(f"{cut} AND pid <> pg_backend_pid()")
             await add_session(tx, "other")
+
+    with pytest.raises(StorageUnavailable):
+        await fail()
     async with storage.write() as tx:  # the pool gets a new one
         assert await tx.sessions.get(TENANT, "s") is None
     async with storage.read() as tx:
@@ -183,15 +195,20 @@ async def test_a_server_that_cuts_the_connection_is_unavailable_once(postgresql)
 
 async def test_a_statement_that_takes_too_long_is_unavailable(postgresql):
     storage = postgresql.open(statement_timeout=0.3)
-    async with postgresql.open().write() as tx:
+    holder = postgresql.open()
+    async with holder.write() as tx:
         session = await add_session(tx)
+    async with holder.write() as tx:
         await tx.sessions.locked(TENANT, "s")
         began = time.monotonic()
         with pytest.raises(StorageUnavailable):
-            async with storage.write() as other:
-                await other.sessions.locked_by_key(session.session_key)
-            pytest.fail("not locked")
+            await lock(storage, session.session_key)
         assert time.monotonic() - began < 3
+
+
+async def lock(storage, session_key):
+    async with storage.write() as tx:
+        await tx.sessions.locked_by_key(session_key)
 
 
 async def _unavailable(url, within=4.0, **settings):

@@ -174,9 +174,8 @@ async def mixed(storage):
     return one.session_key
 
 
-@pytest.mark.parametrize(
-    ("audiences", "options", "expected"),
-    [
+async def test_pages_hold_what_may_be_seen_newest_first(storage, mixed):
+    cases = [
         (EVERYONE, {}, ["foreign", "session", "tenant"]),
         (EVERYONE | {private_to("ann")}, {}, ["foreign", "ann", "session", "tenant"]),
         ({TENANT_WIDE}, {}, ["tenant"]),
@@ -190,16 +189,14 @@ async def mixed(storage):
         (EVERYONE, {"only_sessions": frozenset()}, ["tenant"]),
         (EVERYONE, {"only_sessions": frozenset(f"x{n}" for n in range(40_000)) | {"s1"}}, ["session", "tenant"]),
         (EVERYONE, {"limit": 2}, ["foreign", "session"]),
-    ],
-    ids=str,
-)
-async def test_pages_hold_what_may_be_seen_newest_first(storage, mixed, audiences, options, expected):
-    options = {"after_key": None, "limit": 9, **options}
-    if "session_key" in options:
-        options["session_key"] = mixed
+    ]
     async with storage.read() as tx:
-        found = await tx.memories.page(TENANT, frozenset(audiences), **options)
-        assert [memory.memory_id for memory in found] == expected
+        for audiences, options, expected in cases:
+            chosen = {"after_key": None, "limit": 9, **options}
+            if "session_key" in options:
+                chosen["session_key"] = mixed
+            found = await tx.memories.page(TENANT, frozenset(audiences), **chosen)
+            assert [memory.memory_id for memory in found] == expected, (audiences, options)
 
 
 async def test_the_next_page_goes_on_after_a_key(storage, mixed):

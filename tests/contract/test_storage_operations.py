@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from memory.domain.operations import OperationKind, OperationState, Progress
+from memory.domain.operations import NewOperation, OperationKind, OperationState, Progress
 from memory.domain.principals import ALL_SCOPES, Key, KeyScope
 from tests.services import NOW, TENANT
 
@@ -253,3 +253,46 @@ async def test_a_key_needs_its_tenant_and_a_name_of_its_own(storage):
     with pytest.raises(IntegrityError):
         async with storage.write() as tx:
             await tx.keys.add(key, NOW)
+
+
+def wanted(subject, **options):
+    return NewOperation(TENANT, INDEX, subject, **{"total": 2, "unit": "events", **options})
+
+
+async def test_work_for_several_subjects_is_asked_for_together(storage):
+    async with storage.write() as tx:
+        known, _ = await enqueue(tx, "session:1")
+        over, _ = await enqueue(tx, "session:2")
+        await tx.operations.finish(over, OperationState.SUCCEEDED, NOW)
+        await enqueue(tx, "session:3", tenant_id="other")
+        subjects = ["session:1", "session:2", "session:3"]
+        made = await tx.operations.enqueue_all([wanted(s, session_id=s) for s in subjects], NOW)
+        assert len(made) == 2
+        first, *fresh = [await tx.operations.unfinished(TENANT, INDEX, subject) for subject in subjects]
+        assert (first.operation_id, first.progress.total) == (known, 4)
+        assert [operation.operation_id for operation in fresh] == made
+        assert [(o.state, o.progress.total, o.session_id, o.created_at) for o in fresh] == [
+            ("queued", 2, subject, NOW) for subject in subjects[1:]
+        ]
+        assert await tx.operations.enqueue_all([wanted(subject) for subject in subjects], NOW) == []
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_work_that_ends_while_more_is_asked_for_is_begun_anew(postgresql, together):
+    """A worker gives up in this moment: what is added to its operation would never be done."""
+    storages = [postgresql.open(), postgresql.open()]
+    async with storages[0].write() as tx:
+        first, _ = await enqueue(tx)
+
+    async def ask():
+        async with storages[1].write() as tx:
+            await (tx.operations.enqueue_all([wanted("session:1")], NOW) if together else enqueue(tx))
+
+    async with storages[0].write() as tx:
+        await tx.operations.finish(first, OperationState.FAILED, NOW)
+        asking = asyncio.create_task(ask())
+        await asyncio.sleep(0.2)
+    await asking
+    async with storages[0].read() as tx:
+        assert (await tx.operations.by_id(first)).progress.total == 2
+        assert (await tx.operations.unfinished(TENANT, INDEX, "session:1")).progress.total == 2

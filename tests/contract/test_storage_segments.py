@@ -78,9 +78,7 @@ async def test_float16_vectors_come_back_bit_by_bit(storage, said):
     vectors = np.array([[0, 1, -1, 65504, 6e-8], [np.inf, np.nan, 0.1, 1 / 3, -0.0], [0] * 5], "<f2")
     async with storage.write() as tx:
         pending = await tx.segments.pending(TENANT, SPACE, said[0].session_key, 9)
-        await tx.segments.set_vectors(
-            {p.segment_key: v.tobytes() for p, v in zip(pending, vectors, strict=True)}, NOW
-        )
+        await tx.segments.set_vectors({p.segment_key: v.tobytes() for p, v in zip(pending, vectors, strict=True)}, NOW)
         found = await tx.changes.vectors_of_events(SPACE, said[0].session_key, 1, 3)
         assert b"".join(vector.vector for vector in found) == vectors.tobytes()
         assert [(vector.item, vector.ordinal) for vector in found] == [(event.item, 0) for event in said]

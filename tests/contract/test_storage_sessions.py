@@ -1,7 +1,5 @@
 """What every database keeps to about sessions."""
 
-import pytest
-
 from memory.domain.events import EventVisibility, Role
 from memory.domain.memories import MemoryVisibility
 from memory.domain.sessions import NewSession, Session
@@ -136,13 +134,13 @@ async def test_what_each_tier_holds_is_counted_by_session(storage):
         assert await tx.sessions.memories_of([]) == {}
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(0, 0), (1, 2), (2, 2), (3, None)])
-async def test_the_window_starts_at_a_shared_event(storage, asked, expected):
+async def test_the_window_starts_at_a_shared_event(storage):
     async with storage.write() as tx:
         session = await add_session(tx)
         await add_events(tx, session, "one", "two")
         await add_events(tx, session, "hidden", visibility=EventVisibility.PRIVATE)
-        assert await tx.sessions.window_start(session.session_key, asked) == expected
+        found = [await tx.sessions.window_start(session.session_key, asked) for asked in range(4)]
+        assert found == [0, 2, 2, None]
 
 
 async def test_forty_thousand_keys_are_asked_for_at_once(storage):
@@ -158,3 +156,19 @@ async def test_forty_thousand_keys_are_asked_for_at_once(storage):
         assert await tx.sessions.keys_of(TENANT, names) == {"s": session.session_key}
         page = await tx.sessions.page(TENANT, after_key=None, limit=9, only=frozenset(names))
         assert [found.session_id for found in page] == ["s"]
+
+
+async def test_several_sessions_are_locked_and_grow_together(storage):
+    async with storage.write() as tx:
+        one, two = await add_session(tx, "s1"), await add_session(tx, "s2")
+        foreign = await add_session(tx, "s1", "other")
+        names = [("other", "s1"), (TENANT, "s2"), (TENANT, "absent"), (TENANT, "s1")]
+        assert await tx.sessions.all_locked(names) == [one, two, foreign]
+        assert await tx.sessions.all_locked(names[1:2]) == [two]
+        assert await tx.sessions.all_locked(names[2:3]) == []
+        grown = [one.grown([new_event(one, 1)]), two.grown([new_event(two, 1), new_event(two, 2)])]
+        later = NOW.replace(hour=13)
+        await tx.sessions.advance(grown, later)
+        after = await tx.sessions.all_locked(names)
+        assert [(session.last_seq, session.token_count) for session in after] == [(1, 2), (2, 4), (0, 0)]
+        assert [session.updated_at for session in after] == [later, later, NOW]

@@ -47,6 +47,15 @@ _INSERT = changes.insert()
 _INSERT_POSTGRESQL = changes.insert().values(xid=_THIS_TRANSACTION)
 
 
+_AFTER = (
+    sa.select(changes)
+    .where(sa.tuple_(changes.c.xid, changes.c.number) > sa.tuple_(sa.bindparam("xid"), sa.bindparam("number")))
+    .order_by(changes.c.xid, changes.c.number)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_AFTER_OF_TENANT = _AFTER.where(changes.c.tenant_id == sa.bindparam("tenant_id"))
+
+
 class SqlChanges:
     def __init__(self, connection: AsyncConnection) -> None:
         self._db = connection
@@ -68,11 +77,12 @@ class SqlChanges:
     async def after(self, position: Position, *, tenant_id: str | None = None, limit: int) -> list[Change]:
         # The horizon is read first: what it calls settled is then certainly in the rows that we see.
         oldest_running = await self._oldest_running()
-        query = sa.select(changes).where(_beyond(position))
-        if tenant_id is not None:
-            query = query.where(changes.c.tenant_id == tenant_id)
-        query = query.order_by(changes.c.xid, changes.c.number).limit(limit)
-        return [rows.change(row, oldest_running) for row in await self._db.execute(query)]
+        values: dict[str, Any] = {"xid": position.xid, "number": position.number, "most": limit}
+        if tenant_id is None:
+            found = await self._db.execute(_AFTER, values)
+        else:
+            found = await self._db.execute(_AFTER_OF_TENANT, values | {"tenant_id": tenant_id})
+        return [rows.change(row, oldest_running) for row in found]
 
     async def head(self) -> Position:
         oldest_running = await self._oldest_running()
@@ -198,10 +208,6 @@ class SqlChanges:
         )
         found = await self._db.execute(query)
         return [(row.segment_key, SegmentVector(row.item, row.ordinal, row.vector)) for row in found]
-
-
-def _beyond(position: Position) -> sa.ColumnElement[bool]:
-    return sa.tuple_(changes.c.xid, changes.c.number) > sa.tuple_(position.xid, position.number)
 
 
 def _inside(value: Any, path: Sequence[str]) -> list[Any]:

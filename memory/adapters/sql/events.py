@@ -35,6 +35,8 @@ class SqlEvents:
         return [rows.event(row) for row in await self._db.execute(query)]
 
     async def by_keys(self, event_keys: Sequence[int]) -> list[Event]:
+        if not event_keys:
+            return []
         query = sa.select(events).where(one_of(self._db, events.c.event_key, event_keys))
         return [rows.event(row) for row in await self._db.execute(query)]
 

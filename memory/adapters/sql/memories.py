@@ -52,6 +52,8 @@ class SqlMemories:
         await self._db.execute(memories.update().where(memories.c.memory_key == memory_key).values(scope_hash=None))
 
     async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]:
+        if not memory_keys:
+            return []
         query = _SELECT.where(one_of(self._db, memories.c.memory_key, memory_keys))
         return [rows.memory(row) for row in await self._db.execute(query)]
 

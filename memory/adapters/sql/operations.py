@@ -30,9 +30,15 @@ def _enqueue(insert: Any) -> Any:
 _ENQUEUE_POSTGRESQL = _enqueue(postgresql.insert(operations))
 _ENQUEUE_SQLITE = _enqueue(sqlite.insert(operations))
 _INSERT = operations.insert()
-_UNFINISHED_OF = sa.select(
-    operations.c.operation_id, operations.c.tenant_id, operations.c.kind, operations.c.subject
-).where(sa.tuple_(operations.c.kind, operations.c.subject).in_(sa.bindparam("subjects", expanding=True)), _UNFINISHED)
+# Locked: what ends meanwhile must be begun anew, not added to.
+_UNFINISHED_OF = (
+    sa.select(operations.c.operation_id, operations.c.tenant_id, operations.c.kind, operations.c.subject)
+    .where(
+        sa.tuple_(operations.c.kind, operations.c.subject).in_(sa.bindparam("subjects", expanding=True)), _UNFINISHED
+    )
+    .order_by(operations.c.operation_id)
+    .with_for_update()
+)
 _ADD_TO_TOTAL = (
     operations.update()
     .where(operations.c.operation_id == sa.bindparam("known"))

@@ -191,7 +191,8 @@ class Catalogue:
     def _new_row(self, facts: ItemFacts) -> int:
         row = self._size
         if row == len(self._columns["item"]):
-            self._columns = {n: np.concatenate([c, np.zeros_like(c)]) for n, c in self._columns.items()}
+            more = max(row, 1024)  # a restored catalogue may be empty
+            self._columns = {n: np.concatenate([c, np.zeros(more, c.dtype)]) for n, c in self._columns.items()}
         self._size += 1
         self._row_of[facts.item] = row
         session = facts.session_key or NO_SESSION

@@ -80,7 +80,7 @@ class OpenTenant:
                 place = changes[-1].position
 
     async def add_vectors(self, vectors: list[SegmentVector], edits: int) -> None:
-        """`edits`: those of the index before the texts were read; an edited memory would get the vector of its old text."""
+        """`edits`: those of the index before the texts were read. An edited memory would get its old text's vector."""
         async with self.lock.writing():
             current = [v for v in vectors if not is_memory(v.item) or self.index.edits == edits]
             await in_thread(lambda: self.index.apply(Batch(vectors=current)))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from memory.domain.ids import event_item, memory_item
 from memory.domain.principals import SHARED, TENANT_WIDE, Scope, private_to
-from memory.ports.storage import ItemFacts
+from memory.ports.feed import ItemFacts
 from memory.tiers.longterm.catalogue import EPISODE_GAP, Catalogue
 
 
