@@ -33,7 +33,7 @@ async def test_appends_that_come_together_keep_their_order_and_leave_no_gap(cont
 async def test_many_sessions_and_tenants_share_a_transaction_and_nothing_else(container):
     other = Principal("other")
     answers = await together(
-        container, *(((ME, other)[n % 2], f"s{n % 5}", [said(f"n{n}")], {}) for n in range(60))
+        container, *((other if n % 2 else ME, f"s{n % 5}", [said(f"n{n}")], {}) for n in range(60))
     )
     assert not [answer for answer in answers if isinstance(answer, Exception)]
     for session in range(5):

@@ -1,0 +1,1 @@
+"""Measurements of the running service; each file says which question it answers."""

@@ -1,0 +1,500 @@
+"""How long does a recall take, and how much of it is more than the bare calls?
+
+End to end over HTTP, the question's embedding included, in stores of 1,000, 10,000 and 100,000 events of one tenant:
+over all sessions and in one. For the same questions, turn by turn in the same run, the bare calls in a process without
+HTTP or database: embed, FAISS (float16, the 200 nearest), tantivy (BM25, the 200 best) on the same vectors and texts.
+Then: how long until a restarted service is ready, its memory, and where the time goes.
+
+    python -m benchmarks.recall_latency --quick        two small stores, a minute or two
+    python -m benchmarks.recall_latency --sizes 100000
+"""
+
+import argparse
+import asyncio
+import contextlib
+import inspect
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.loader import Corpus, Question, corpus, fill
+from benchmarks.machine import ROOT, SEED, write_result
+from benchmarks.recall_quality import Scorers, out
+from benchmarks.service import Connection, Service, percentiles, running
+from memory.adapters.models.inprocess import Models, load_models
+
+TARGET_MS = 50.0
+"""p95 over all sessions at 100,000 events, on two cores."""
+TARGET_RATIO = 2.0
+"""p95 of ours ÷ p95 of the bare calls, at 100,000 events."""
+SIZES = (1_000, 10_000, 100_000)
+QUICK_SIZES = (1_000, 3_000)
+QUESTIONS = 500
+QUICK_QUESTIONS = 40
+WARM_UP = 20
+BEST = 200
+"""What each of the bare calls returns; the service ranks as many."""
+NODE = "bench"
+SETTINGS = {"STRATAMEM_NODE": NODE}
+_SAVED_WITHIN = 300.0
+
+
+@dataclass(slots=True)
+class Taken:
+    """Milliseconds by what was asked, and what went wrong."""
+
+    tenant: list[float] = field(default_factory=list)
+    session: list[float] = field(default_factory=list)
+    in_service: list[float] = field(default_factory=list)
+    """tenant-wide, as the service says itself (`took_ms`): the rest is HTTP"""
+    bare: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    """by number of threads: embed, vectors, words"""
+    failed: list[str] = field(default_factory=list)
+
+
+def measure(size: int, questions: int, scorers: Scorers, models: Models) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="stratamem-bench-") as name:
+        folder = Path(name)
+        filled = corpus(scorers, models, size)
+        started = time.perf_counter()
+        _write_store(folder, filled, models)
+        load_seconds = time.perf_counter() - started
+        first = _first_start(folder, filled.questions[0])
+        taken = Taken()
+        with bare_calls(folder) as bare:
+            body = _restarted(folder, filled, questions, bare, taken)
+        stages = _stages(folder, _drawn(filled, questions))
+        return _figures(taken) | body | first | {"load_s": round(load_seconds, 1), "stages_ms": stages}
+
+
+def _write_store(folder: Path, filled: Corpus, models: Models) -> None:
+    loaded = fill(folder / "data", filled, models)
+    np.save(folder / "vectors.npy", loaded.vectors)
+    (folder / "texts.json").write_text(json.dumps(loaded.texts), "utf-8")
+
+
+def _first_start(folder: Path, question: Question) -> dict[str, Any]:
+    """The indexes do not exist yet: the first recall waits until they are made from the database."""
+    with running(folder=folder, settings=SETTINGS) as service:
+        connection = Connection(service)
+        started = time.perf_counter()
+        connection.post("/v1/recall", {"query": question.text})
+        seconds = time.perf_counter() - started
+        _wait_until_saved(service)
+        connection.close()
+    return {"first_recall_builds_indexes_s": round(seconds, 2)}
+
+
+def _restarted(folder: Path, filled: Corpus, questions: int, bare: "Bare", taken: Taken) -> dict[str, Any]:
+    started = time.perf_counter()
+    with running(folder=folder, settings=SETTINGS) as service:
+        ready = time.perf_counter() - started
+        connection = Connection(service)
+        connection.post("/v1/recall", {"query": filled.questions[0].text})
+        first = time.perf_counter() - started
+        events = sum(map(len, filled.sessions.values()))
+        _check(service, events)
+        _ask(connection, bare, _drawn(filled, questions), taken)
+        memory = _memory(service.process.pid)
+        connection.close()
+    return {
+        "events": events,
+        "sessions": len(filled.sessions),
+        "questions": questions,
+        "restart_s": {"ready": round(ready, 2), "first_recall_answered": round(first, 2)},
+        "memory_mib": memory,
+    }
+
+
+def _drawn(filled: Corpus, questions: int) -> list[Question]:
+    return filled.questions[:questions]
+
+
+def _ask(connection: Connection, bare: "Bare", questions: Sequence[Question], taken: Taken) -> None:
+    """Ours, the bare calls, ours in one session: turn by turn, so that what disturbs one disturbs all."""
+    warm_up = Taken()
+    for question in random.Random(SEED + 1).choices(questions, k=WARM_UP):
+        _ask_one(connection, bare, question, warm_up)
+    for question in track(questions, "ask", console=out, transient=True):
+        _ask_one(connection, bare, question, taken)
+
+
+def _ask_one(connection: Connection, bare: "Bare", question: Question, taken: Taken) -> None:
+    _recall(connection, {"query": question.text}, taken.tenant, taken)
+    for threads, parts in bare.ask(question.text).items():
+        taken.bare.setdefault(threads, []).append(parts)
+    _recall(connection, {"query": question.text, "session_ids": [question.session_id]}, taken.session, taken)
+
+
+def _recall(connection: Connection, body: dict[str, Any], milliseconds: list[float], taken: Taken) -> None:
+    started = time.perf_counter()
+    status, answer = connection.post("/v1/recall", body)
+    milliseconds.append(1_000 * (time.perf_counter() - started))
+    if status != 200 or answer["degraded"] or not answer["results"]:
+        taken.failed.append(f"{body}: {status} {str(answer)[:200]}")
+    elif milliseconds is taken.tenant:
+        taken.in_service.append(answer["usage"]["took_ms"])
+
+
+def _figures(taken: Taken) -> dict[str, Any]:
+    totals = {threads: [sum(parts.values()) for parts in rows] for threads, rows in taken.bare.items()}
+    bare: dict[str, dict[str, Any]] = {
+        f"{threads} threads": percentiles(totals[threads])
+        | {"parts": {name: percentiles([row[name] for row in rows], (50, 95)) for name in rows[0]}}
+        for threads, rows in taken.bare.items()
+    }
+    tenant = percentiles(taken.tenant)
+    ratios = {p: round(tenant[p] / min(figures[p] for figures in bare.values()), 2) for p in tenant}
+    return {
+        "tenant_wide_ms": tenant,
+        "one_session_ms": percentiles(taken.session),
+        "tenant_wide_in_service_ms": percentiles(taken.in_service),
+        "bare_ms": bare,
+        "ratio_to_bare": ratios,
+        "failed": taken.failed,
+    }
+
+
+def _check(service: Service, events: int) -> None:
+    """Raises RuntimeError unless the service finds everything consistent and complete."""
+    tiers = {tier["tier"]: tier for tier in service.get("/v1/admin/tiers")["items"]}
+    problems = [problem for tier in tiers.values() for problem in tier["problems"]]
+    longterm = tiers["longterm"]
+    if problems or longterm["items"] != events or longterm["pending"]:
+        raise RuntimeError(f"the loaded store is not what an indexed one is: {problems} {longterm}")
+
+
+def _wait_until_saved(service: Service) -> None:
+    """So that the restart loads files, as after any quiet minute."""
+    deadline = time.monotonic() + _SAVED_WITHIN
+    while time.monotonic() < deadline:
+        tiers = {tier["tier"]: tier for tier in service.get("/v1/admin/tiers")["items"]}
+        if not tiers["longterm"]["details"]["unsaved"]:
+            return
+        time.sleep(1)
+    raise RuntimeError(f"the indexes were not saved within {_SAVED_WITHIN:.0f} s")
+
+
+def _memory(pid: int) -> dict[str, float]:
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return {}
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return {name: round(int(lines[key].split()[0]) / 1024) for name, key in (("now", "VmRSS"), ("peak", "VmHWM"))}
+
+
+class Bare:
+    """The bare calls, in a process of their own, asked over a pipe; it measures itself."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._answer()
+
+    def ask(self, text: str) -> dict[str, dict[str, float]]:
+        """Milliseconds of each call, by number of threads."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(text) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, dict[str, float]] = self._answer()
+        return found
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the process of the bare calls ended; its error is above")
+        return json.loads(line)
+
+
+@contextmanager
+def bare_calls(folder: Path) -> Iterator[Bare]:
+    with _part("bare", str(folder)) as process:
+        yield Bare(process)
+
+
+@contextmanager
+def _part(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A part of this program in a process of its own, ended by its id."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.recall_latency", "--part", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def serve_bare(folder: Path) -> None:
+    """Answers each question on stdin with the milliseconds of each call, on stdout."""
+    import torch
+
+    from model_runtime.embedders import sentence_transformer
+
+    model = sentence_transformer.load("minilm")
+    search_vectors, search_words = _faiss(folder), _tantivy(folder)
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        text = json.loads(line)
+        answer = {}
+        for threads in sorted({1, os.cpu_count() or 1}):
+            torch.set_num_threads(threads)
+            begun = time.perf_counter()
+            vector = model.embed([text])
+            embedded = time.perf_counter()
+            search_vectors(vector, threads)
+            near = time.perf_counter()
+            search_words(text)
+            end = time.perf_counter()
+            parts = {"embed": embedded - begun, "vectors": near - embedded, "words": end - near}
+            answer[str(threads)] = {name: 1_000 * seconds for name, seconds in parts.items()}
+        print(json.dumps(answer), flush=True)
+
+
+def _faiss(folder: Path) -> Callable[[Any, int], object]:
+    import faiss
+
+    vectors = np.load(folder / "vectors.npy").astype(np.float32)
+    index = faiss.IndexScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index.add(vectors)
+
+    def search(vector: Any, threads: int) -> object:
+        faiss.omp_set_num_threads(threads)
+        return index.search(vector, BEST)
+
+    return search
+
+
+def _tantivy(folder: Path) -> Callable[[str], object]:
+    """With the service's own terms (no stop words): with tantivy's default analysis the bare search is slower."""
+    import tantivy
+
+    from memory.adapters.lexical.analysis import Analyzer
+
+    analyzer = Analyzer()
+    builder = tantivy.SchemaBuilder().add_unsigned_field("item", stored=False, indexed=True, fast=True)
+    schema = builder.add_text_field("words", tokenizer_name="whitespace", index_option="freq").build()
+    index = tantivy.Index(schema)
+    writer = index.writer(50_000_000, 1)
+    for item, text in enumerate(json.loads((folder / "texts.json").read_text("utf-8"))):
+        made = tantivy.Document()
+        made.add_unsigned("item", item)
+        made.add_text("words", " ".join(analyzer.terms(text)))
+        writer.add_document(made)
+    writer.commit()
+    writer.wait_merging_threads()
+    index.reload()
+    searcher = index.searcher()
+
+    def search(text: str) -> object:
+        terms = [
+            (tantivy.Occur.Should, tantivy.Query.term_query(schema, "words", term, index_option="freq"))
+            for term in dict.fromkeys(analyzer.terms(text))
+        ]
+        hits = searcher.search(tantivy.Query.boolean_query(terms), BEST, count=False).hits
+        return searcher.fast_field_values("item", [address for _, address in hits])
+
+    return search
+
+
+class Stopwatch:
+    """How long do the parts of a recall take? Wraps them in this process; a part that is gone is left out."""
+
+    def __init__(self) -> None:
+        self.laps: list[dict[str, float]] = []
+        self._now: dict[str, float] = {}
+
+    def watch(self, name: str, owner: Any, attribute: str) -> None:
+        plain = getattr(owner, attribute, None)
+        if plain is None:
+            return
+
+        async def later(*arguments: Any, **named: Any) -> Any:
+            with self._timed(name):
+                return await plain(*arguments, **named)
+
+        def at_once(*arguments: Any, **named: Any) -> Any:
+            with self._timed(name):
+                return plain(*arguments, **named)
+
+        setattr(owner, attribute, later if inspect.iscoroutinefunction(plain) else at_once)
+
+    def lap(self) -> None:
+        self.laps.append(self._now)
+        self._now = {}
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._now[name] = self._now.get(name, 0.0) + 1_000 * (time.perf_counter() - begun)
+
+
+def watched() -> Stopwatch:
+    """Dots: the name before a dot contains the one after it."""
+    from memory.adapters.lexical.tantivy_index import TantivyIndex
+    from memory.adapters.models.inprocess import InProcessEmbedder
+    from memory.services import recall
+    from memory.tiers.longterm.catalogue import Catalogue
+    from memory.tiers.longterm.opened import OpenTenant
+    from memory.tiers.longterm.tenant_index import TenantIndex
+    from memory.tiers.longterm.tier import LongTermTier
+
+    watch = Stopwatch()
+    for name, owner, attribute in (
+        ("recall", recall.Recall, "recall"),
+        ("recall.question", recall.Recall, "_question"),
+        ("recall.question.embed", InProcessEmbedder, "embed"),
+        ("recall.rank", recall.Recall, "_ranked"),
+        ("recall.rank.catch_up", OpenTenant, "catch_up"),
+        ("recall.rank.embed_newest", LongTermTier, "_embed_newest"),
+        ("recall.rank.filter_values", LongTermTier, "_leaves"),
+        ("recall.rank.without_vectors", TenantIndex, "without_vectors"),
+        ("recall.rank.search", TenantIndex, "search"),
+        ("recall.rank.search.conditions", TenantIndex, "_matching"),
+        ("recall.rank.search.words", TantivyIndex, "search"),
+        ("recall.rank.search.vectors", TenantIndex, "_nearest"),
+        ("recall.rank.search.candidates", TenantIndex, "_candidates"),
+        ("recall.rank.search.candidates.population", TenantIndex, "_population"),
+        ("recall.rank.scope (in search and without_vectors)", Catalogue, "in_scope"),
+        ("recall.rank.fusion", recall, "fuse"),
+        ("recall.read_texts", recall.Recall, "_read"),
+        ("recall.fit", recall.Recall, "_fitted"),
+    ):
+        watch.watch(name, owner, attribute)
+    return watch
+
+
+def _stages(folder: Path, questions: Sequence[Question]) -> dict[str, dict[str, float]]:
+    """Over all sessions, without HTTP: p50 and p95 by part."""
+    (folder / "questions.json").write_text(json.dumps([question.text for question in questions]), "utf-8")
+    with _part("stages", str(folder)) as process:
+        printed, _ = process.communicate(timeout=1_200)
+    found: dict[str, dict[str, float]] = json.loads(printed.splitlines()[-1])
+    return found
+
+
+def print_stages(folder: Path) -> None:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(runner.run(_time_stages(folder))))
+
+
+async def _time_stages(folder: Path) -> dict[str, dict[str, float]]:
+    from memory import bootstrap
+    from memory.domain.principals import DEFAULT_TENANT, Principal
+    from memory.domain.recall import RecallRequest
+    from memory.settings import Settings
+
+    settings = Settings(_env_file=None, data_dir=folder / "data", database_url=None, node=NODE)
+    questions = json.loads((folder / "questions.json").read_text("utf-8"))
+    watch = watched()
+    async with bootstrap.build(settings) as container:
+        for text in questions[:WARM_UP] + questions:
+            await container.recall.recall(Principal(DEFAULT_TENANT), RecallRequest(text))
+            watch.lap()
+    laps = watch.laps[min(WARM_UP, len(questions)) :]
+    names = sorted({name for lap in laps for name in lap})
+    return {name: percentiles([lap.get(name, 0.0) for lap in laps], (50, 95)) for name in names}
+
+
+def show(sizes: dict[str, Any]) -> None:
+    table = Table(title="recall, milliseconds (p50 / p95 / p99)", title_justify="left")
+    for column in ("events", "all sessions", "one session", "bare calls", "ratio (p95)", "restart", "memory"):
+        table.add_column(column, justify="right")
+    for size, body in sizes.items():
+        table.add_row(
+            f"{int(size):,}",
+            _row(body["tenant_wide_ms"]),
+            _row(body["one_session_ms"]),
+            _row(min(body["bare_ms"].values(), key=lambda figures: figures["p95"])),
+            f"{body['ratio_to_bare']['p95']:.2f}",
+            f"{body['restart_s']['ready']:.1f} s, first answer {body['restart_s']['first_recall_answered']:.1f} s",
+            f"{body['memory_mib'].get('now', 0)} MiB",
+        )
+        for failure in body["failed"][:3]:
+            out.print(f"[red]failed[/] {failure}")
+    out.print(table)
+    stages = Table(title="where the time goes, ms p50 / p95 (in process, all sessions)", title_justify="left")
+    stages.add_column("part")
+    for size in sizes:
+        stages.add_column(f"{int(size):,}", justify="right")
+    for name in dict.fromkeys(name for body in sizes.values() for name in body["stages_ms"]):
+        found = [body["stages_ms"].get(name, {}) for body in sizes.values()]
+        stages.add_row(name, *(f"{f['p50']:.2f} / {f['p95']:.2f}" if f else "" for f in found))
+    out.print(stages)
+
+
+def _row(figures: dict[str, Any]) -> str:
+    return " / ".join(f"{figures[p]:.1f}" for p in ("p50", "p95", "p99"))
+
+
+def verdict(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Of the largest store that was measured; the targets are for 100,000 events (`of_target_size`)."""
+    size = max(sizes, key=int)
+    p95, ratio = sizes[size]["tenant_wide_ms"]["p95"], sizes[size]["ratio_to_bare"]["p95"]
+    return {
+        "at": int(size),
+        "of_target_size": int(size) == SIZES[-1],
+        "p95_ms": {"found": p95, "target": TARGET_MS, "met": p95 <= TARGET_MS},
+        "ratio_p95": {"found": ratio, "target": TARGET_RATIO, "met": ratio <= TARGET_RATIO},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    if options.part:
+        kind, folder = options.part
+        {"bare": serve_bare, "stages": print_stages}[kind](Path(folder))
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was started is ended
+    load = os.getloadavg()[0]
+    scorers = Scorers.found()
+    sizes: dict[str, Any] = {}
+    models = load_models("minilm")
+    with contextlib.closing(models.embedder):
+        for size in options.sizes:
+            out.print(f"[bold]{size:,} events[/]")
+            sizes[str(size)] = measure(size, options.questions, scorers, models)
+            body = {"load_before": load, "targets": verdict(sizes), "sizes": sizes}
+            path = write_result("recall_latency_quick" if options.quick else "recall_latency", body)
+    show(sizes)
+    out.print(f"{verdict(sizes)}\n{path}")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recall_latency", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="small stores, few questions: does everything run?")
+    parser.add_argument("--sizes", type=int, nargs="+", help=f"events; {' '.join(map(str, SIZES))}")
+    parser.add_argument("--questions", type=int)
+    parser.add_argument("--part", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
+    options.questions = options.questions or (QUICK_QUESTIONS if options.quick else QUESTIONS)
+    return options
+
+
+if __name__ == "__main__":
+    main()
