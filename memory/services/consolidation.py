@@ -24,6 +24,8 @@ from memory.tiers.base import Tier
 
 _PAGE = 256
 """Events cut, or segments embedded, in one go: about two seconds of embedding, then a commit."""
+_AT_ONCE = 4
+"""Texts that a recall embeds at most: about 40 ms. More would queue behind an ingest."""
 _ATTEMPTS = 8
 """After so many failures an operation is given up and says why."""
 
@@ -71,7 +73,7 @@ class Consolidation:
         pieces = [
             (item, ordinal, text[span.start : span.end])
             for item, text in texts
-            for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text))[: len(items)])
+            for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text))[: max(1, _AT_ONCE // len(items))])
         ]
         vectors = await self._embedder.embed([piece for _, _, piece in pieces])
         return [SegmentVector(i, o, _packed(v)) for (i, o, _), v in zip(pieces, vectors, strict=True)]
@@ -120,12 +122,14 @@ class Consolidation:
         async with self._storage.read() as tx:
             session = (await tx.sessions.by_keys([key])).get(key)
             events = await tx.events.unsegmented(key, session.segmented_seq, _PAGE) if session else []
-        segments: list[NewSegment] = []
-        for event in events:
-            facts = (event.item, key, event.seq, event.turn, event.audience)
-            segments += await asyncio.to_thread(self._cut, event.content, secret, *facts)
         if not events:
             return False
+
+        def cut_page() -> list[NewSegment]:
+            facts = ((e.content, secret, e.item, key, e.seq, e.turn, e.audience) for e in events)
+            return [segment for event in facts for segment in self._cut(*event)]
+
+        segments = await asyncio.to_thread(cut_page)
         async with self._storage.write() as tx:
             if await tx.sessions.locked_by_key(key) is None:  # purged meanwhile: nothing may come back
                 return False

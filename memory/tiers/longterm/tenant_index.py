@@ -22,7 +22,7 @@ from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.scan import indexed_text
 
 # The mean and spread of cosines in a scope of any size are known well enough from so many of its items.
-_SAMPLE = 1_000
+_SAMPLE = 300
 _MEASURED = 4_000
 # Of a question: a page of text as a question must not make a search of a thousand terms.
 _MOST_TERMS = 64
@@ -51,6 +51,7 @@ class TenantIndex:
         self.edits = 0
         self._settings = settings
         self._owners = _owners(catalogue, len(vectors))
+        self._pending = self._without_vectors()
 
     def apply(self, batch: Batch) -> None:
         """Mutates. Applying a batch twice leaves the same index."""
@@ -67,6 +68,7 @@ class TenantIndex:
                 self.edits += 1
         self.lexical.put([document(facts) for facts in batch.facts])
         self._add_vectors(batch.vectors)
+        self._pending = self._without_vectors()
         self.unsaved += len(batch.facts) + len(batch.vectors) + len(batch.gone)
 
     def has_vectors(self, item: ItemId) -> bool:
@@ -80,10 +82,15 @@ class TenantIndex:
         return int(self.catalogue.column("session")[row]), int(self.catalogue.column("seq")[row])
 
     def without_vectors(self, question: Question, limit: int) -> list[ItemId]:
-        """The newest visible items that have no vector yet."""
+        """The visible items that have no vector yet; none while they are more than `limit`.
+
+        In the middle of an ingest every question would embed a few more of thousands, and wait for it.
+        """
+        if not limit or not self._pending:
+            return []
         rows = self.catalogue.in_scope(question.scope)
         rows = rows[self.catalogue.column("vectors")[rows] == 0]
-        return [int(item) for item in self.catalogue.column("item")[rows[-limit:][::-1]]] if limit else []
+        return [int(item) for item in self.catalogue.column("item")[rows]] if len(rows) <= limit else []
 
     def search(self, question: Question, leaves: Leaves) -> Candidates:
         rows = self.catalogue.in_scope(question.scope)
@@ -119,6 +126,9 @@ class TenantIndex:
             return None
         found: Floats = self.vectors.vectors(self.catalogue.column("first_vector")[[row]])[0]
         return found
+
+    def _without_vectors(self) -> int:
+        return int((self.catalogue.column("alive") & (self.catalogue.column("vectors") == 0)).sum())
 
     def _disown(self, row: int | None) -> None:
         """The item's vectors are no one's from now on: no search finds them, `compact` removes them."""

@@ -215,6 +215,8 @@ class LongTermTier:
         condition = question.conditions.filter
         fields = {test.field for test in field_tests(condition)} if condition is not None else set()
         leaves: dict[str, dict[ItemId, object]] = {}
+        if not any(field == "session_id" or field.startswith("metadata.") for field in fields):
+            return leaves
         async with self._storage.read() as tx:
             for field in fields:
                 if field.startswith("metadata."):
