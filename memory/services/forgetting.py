@@ -6,6 +6,7 @@ feed, and the receipt says `verified` only when all of them have confirmed. Unti
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -83,15 +84,20 @@ class Forgetting:
         return await self._erase(memory.tenant_id, None, operation_id)
 
     async def finish_purge(self, operation_id: str) -> None:
-        """Writes the receipt once every live follower has confirmed; the sweep asks again until then."""
+        """Writes the receipt once every live follower has confirmed and the database's files are clean.
+
+        Until then the sweep asks again.
+        """
         async with self._storage.write() as tx:
             operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
-            if operation is None:
-                return
-            if await self._confirmed(tx, operation):
+        if operation is None:
+            return
+        left = await self._left_to_do(operation)
+        async with self._storage.write() as tx:
+            if left is None:
                 await self._write_receipt(tx, operation)
             else:
-                await tx.operations.release(operation_id, "waiting for other processes to clean their indexes")
+                await tx.operations.release(operation_id, left)
 
     async def _promise(
         self,
@@ -121,7 +127,6 @@ class Forgetting:
         try:
             for tier in self._tiers:
                 kept.update(await tier.forget(tenant_id, session_key))
-            await self._storage.erase_leftovers()
         except Retryable as error:  # the rows are gone; this process's follower goes on cleaning
             logger.warning("purge %s waits for the indexes: %s", operation_id, error.detail)
         async with self._storage.write() as tx:
@@ -129,20 +134,30 @@ class Forgetting:
             assert operation is not None
             noted = operation.result or {}
             await tx.operations.note(operation_id, noted | {"purged": noted["purged"] | dict(kept)})
-        for _ in range(round(_PATIENCE / _GLANCE)):
+        until = time.monotonic() + _PATIENCE
+        while True:
             await self.finish_purge(operation_id)
             async with self._storage.read() as tx:
                 operation = await tx.operations.by_id(operation_id)
             assert operation is not None
             if operation.state is OperationState.SUCCEEDED:
                 return receipt_of(operation)
+            if time.monotonic() > until:
+                self._jobs.send(PURGE, operation_id)
+                return operation
             await asyncio.sleep(_GLANCE)
-        self._jobs.send(PURGE, operation_id)
-        return operation
 
-    async def _confirmed(self, tx: UnitOfWork, operation: Operation) -> bool:
-        slowest = await tx.changes.slowest(live_since(self._clock))
-        return slowest is None or slowest >= Position(*(operation.result or {})["position"])
+    async def _left_to_do(self, operation: Operation) -> str | None:
+        """Why the purge can't be called verified yet; None: it can."""
+        async with self._storage.read() as tx:
+            slowest = await tx.changes.slowest(live_since(self._clock))
+        if slowest is not None and slowest < Position(*(operation.result or {})["position"]):
+            return "waiting for other processes to clean their indexes"
+        try:
+            await self._storage.erase_leftovers()
+        except Retryable as error:
+            return f"the database's files are not clean yet: {error.detail}"
+        return None
 
     async def _write_receipt(self, tx: UnitOfWork, operation: Operation) -> None:
         now = self._clock.now()

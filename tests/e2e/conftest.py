@@ -12,9 +12,9 @@ import redis
 from tests.e2e.server import Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running server for all tests of a file; each works in sessions of its own."""
+    """A running server for all tests that leave it alive; each works in sessions of its own."""
     with Server(tmp_path_factory.mktemp("shared") / "data") as server:
         yield server
 
