@@ -10,9 +10,9 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from memory.bootstrap import Container
 
 from api.values import CLIENT_ID_PATTERN
+from memory.bootstrap import Container
 from memory.domain.errors import Forbidden, Unauthenticated
 from memory.domain.principals import DEFAULT_TENANT, KeyScope, Principal
 from memory.services import access
