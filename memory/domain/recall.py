@@ -50,11 +50,11 @@ class FieldTest:
             case FilterOp.EXISTS:
                 return (value is not None) == bool(self.value if self.value is not None else True)
             case FilterOp.EQ:
-                return bool(value == self.value)
+                return _equal(value, self.value)
             case FilterOp.NE:
-                return bool(value != self.value)
+                return not _equal(value, self.value)
             case FilterOp.IN:
-                return isinstance(self.value, list) and value in self.value
+                return isinstance(self.value, list) and any(_equal(value, one) for one in self.value)
             case FilterOp.CONTAINS:
                 if isinstance(value, str):
                     return isinstance(self.value, str) and self.value in value
@@ -70,6 +70,11 @@ class FieldTest:
                 return bool(value < self.value)
             case _:
                 return bool(value <= self.value)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """True is not 1 here."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _comparable(a: Any, b: Any) -> bool:

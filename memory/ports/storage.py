@@ -163,15 +163,15 @@ class MemoryRepository(Protocol):
     ) -> Memory:
         """The next version; the old one is kept."""
 
-    async def text_at(self, memory_keys: Sequence[int], moment: datetime) -> dict[int, str]:
-        """The text that was current at `moment`, for memories edited since."""
+    async def as_at(self, memories: Sequence[Memory], moment: datetime) -> list[Memory]:
+        """These memories with the text, metadata and visibility that were current at `moment`."""
 
     async def unsegmented(self, tenant_id: str, limit: int) -> list[Memory]: ...
 
     async def mark_segmented(self, memory: Memory) -> None: ...
 
-    async def used(self, memory_keys: Sequence[int], now: datetime) -> None:
-        """Counts one access each."""
+    async def used(self, uses: Mapping[int, int], now: datetime) -> None:
+        """Adds to the accesses of each memory_key."""
 
     async def purge(self, memory_key: int) -> dict[str, int]: ...
 
@@ -209,7 +209,8 @@ class SegmentRepository(Protocol):
     async def hold(self, assignment: Mapping[int, int | None]) -> None:
         """segment_key → cluster_key; None: it leaves the semantic tier."""
 
-    async def used(self, items: Sequence[ItemId], now: datetime) -> None: ...
+    async def used(self, uses: Mapping[ItemId, int], now: datetime) -> None:
+        """Adds to the uses of the items that the semantic tier holds."""
 
     async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
         """Those of which the semantic tier holds a segment."""

@@ -25,7 +25,7 @@ from memory.tiers.base import Tier
 _PAGE = 256
 """Events cut, or segments embedded, in one go: about two seconds of embedding, then a commit."""
 _AT_ONCE = 4
-"""Texts that a recall embeds at most: about 40 ms. More would queue behind an ingest."""
+"""Texts that a recall embeds in one go: about 40 ms. More would queue behind an ingest."""
 _ATTEMPTS = 8
 """After so many failures an operation is given up and says why."""
 
@@ -75,8 +75,12 @@ class Consolidation:
             for item, text in texts
             for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text))[: max(1, _AT_ONCE // len(items))])
         ]
-        vectors = await self._embedder.embed([piece for _, _, piece in pieces])
-        return [SegmentVector(i, o, _packed(v)) for (i, o, _), v in zip(pieces, vectors, strict=True)]
+        found: list[SegmentVector] = []
+        for at in range(0, len(pieces), _AT_ONCE):
+            part = pieces[at : at + _AT_ONCE]
+            vectors = await self._embedder.embed([piece for _, _, piece in part])
+            found += [SegmentVector(i, o, _packed(v)) for (i, o, _), v in zip(part, vectors, strict=True)]
+        return found
 
     async def _step(
         self, operation_id: str, work: Callable[[Operation], Awaitable[bool]], *, following: str | None

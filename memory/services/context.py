@@ -16,11 +16,11 @@ from memory.domain.context import (
 from memory.domain.errors import BudgetTooSmall, Retryable
 from memory.domain.events import Event, Role
 from memory.domain.principals import Principal
-from memory.domain.recall import Degraded, RecallRequest, RecallResult
+from memory.domain.recall import MAX_TOP_K, Degraded, RecallRequest, RecallResult
 from memory.domain.sessions import Session
 from memory.ports.models import Tokenizer
 from memory.ports.storage import Storage
-from memory.recall import render, window
+from memory.recall import budget, render, window
 from memory.services import access
 from memory.services.recall import Recall
 from memory.services.summaries import Summaries
@@ -81,9 +81,13 @@ class Contexts:
         if request.query is not None and request.include.recall:
             beside = request.max_tokens - system.tokens - summary.tokens - query.tokens
             private_room -= int(beside * window.RECALL_SHARE)
-        private = await self._private(principal, session, request, shown.first_seq, private_room)
+        private, private_seqs = await self._private(principal, session, request, shown.first_seq, private_room)
         room = request.max_tokens - used - private.tokens
-        recalled, sources, degraded = await self._recalled(principal, session, request, opening, shown.first_seq, room)
+        there = private_seqs | frozenset(opening.seqs)
+        shown_again = system.tokens + private.tokens  # may be found as well, and is then left out
+        recalled, sources, degraded = await self._recalled(
+            principal, session, request, there, shown.first_seq, room, shown_again
+        )
         prefix = (*system.messages, *summary.messages, *shown.part.messages)
         messages = (*prefix, *private.messages, *recalled.messages, *query.messages)
         as_text = request.format is ContextFormat.TEXT
@@ -141,6 +145,8 @@ class Contexts:
         anchor, first = window.anchor_that_fits([event.token_start for event in events], rendered, anchor, room)
         events = events[first:]
         part = _Part(tuple(render.event_message(event) for event in events), sum(rendered[first:]))
+        if not anchor:  # nothing was left out: the window begins where the log does
+            return _Window(part, anchor, opening.last_seq + 1)
         return _Window(part, anchor, events[0].seq if events else session.last_seq + 1)
 
     async def _summary(self, session: Session, request: ContextRequest, anchor: int) -> _Part:
@@ -157,10 +163,10 @@ class Contexts:
 
     async def _private(
         self, principal: Principal, session: Session, request: ContextRequest, first_seq: int, room: int
-    ) -> _Part:
-        """The agent's own private events of the time of the window, the newest that fit."""
+    ) -> tuple[_Part, frozenset[int]]:
+        """The agent's own private events of the time of the window, the newest that fit, and their seqs."""
         if principal.agent_id is None or not request.include.window:
-            return _Part()
+            return _Part(), frozenset()
         async with self._storage.read() as tx:
             events = await tx.events.private_from(session.session_key, principal.agent_id, first_seq, limit=1_000)
         room = min(room, int(request.max_tokens * window.PRIVATE_SHARE))
@@ -170,34 +176,37 @@ class Contexts:
             if room < 0:
                 break
             kept.insert(0, event)
-        return _Part(
-            tuple(render.event_message(event) for event in kept), sum(self._event_tokens(event) for event in kept)
-        )
+        part = _Part(tuple(render.event_message(event) for event in kept), sum(map(self._event_tokens, kept)))
+        return part, frozenset(event.seq for event in kept)
 
     async def _recalled(
         self,
         principal: Principal,
         session: Session,
         request: ContextRequest,
-        opening: _System,
+        there: frozenset[int],
         first_seq: int,
         room: int,
+        shown_again: int,
     ) -> tuple[_Part, tuple[RecallResult, ...], tuple[Degraded, ...]]:
-        """What neither window nor system show; one message at the tail, where it changes no cached prefix."""
+        """What the context does not show already; one message at the tail, where it changes no cached prefix.
+
+        `there`: seqs of system and private events that are shown.
+        """
         if request.query is None or not request.include.recall or room <= 0:
             return _Part(), (), ()
         wanted = RecallRequest(
             query=request.query,
             session_ids=(session.session_id,),
-            top_k=request.top_k + len(opening.seqs),
-            max_tokens=room + opening.part.tokens,
+            top_k=min(request.top_k + len(there), MAX_TOP_K),
+            max_tokens=room + shown_again,
         )
         try:
             found = await self._recall.recall(principal, wanted, outside=(session.session_key, first_seq))
         except Retryable as error:
             return _Part(), (), (Degraded("recall", error.detail),)
-        shown = [r for r in found.results if not any(event.seq in opening.seqs for event in r.events)]
-        results = shown[: request.top_k]
+        shown = [r for r in found.results if not any(event.seq in there for event in r.events)][: request.top_k]
+        results = [shown[at] for at in budget.within([result.tokens for result in shown], room)]
         while results:
             part = self._part([render.recall_message([render.recall_line(result) for result in results])])
             if part.tokens <= room:

@@ -41,7 +41,7 @@ class Events:
         new = [_authored(principal, event) for event in new]
         secret = await self._secrets.of(principal.tenant_id)
         tokens = await self._count([event.content for event in new])
-        hashes = _request_hashes(secret, idempotency_key, new, expected_seq)
+        hashes = _request_hashes(secret, idempotency_key, new)
         return await self._log.append(Request(principal.tenant_id, session_id, new, tokens, expected_seq, hashes))
 
     async def page(
@@ -69,10 +69,8 @@ def _authored(principal: Principal, event: NewEvent) -> NewEvent:
     return event if author == event.agent_id else replace(event, agent_id=author)
 
 
-def _request_hashes(
-    secret: bytes, idempotency_key: str | None, new: Sequence[NewEvent], expected_seq: int | None
-) -> tuple[bytes, bytes] | None:
+def _request_hashes(secret: bytes, idempotency_key: str | None, new: Sequence[NewEvent]) -> tuple[bytes, bytes] | None:
     if idempotency_key is None:
         return None
     request = [[event.event_id, *content_of(event), str(event.created_at)] for event in new]
-    return keyed_hash(secret, ["key", idempotency_key]), keyed_hash(secret, ["request", request, expected_seq])
+    return keyed_hash(secret, ["key", idempotency_key]), keyed_hash(secret, ["request", request])

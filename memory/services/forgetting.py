@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _PATIENCE = 2.0
 """Seconds a request waits for the other processes before it answers with an operation."""
 _GLANCE = 0.1
+_NOTHING = dict.fromkeys(("events", "segments", "clusters", "memories", "vectors", "lexical", "kv_blocks"), 0)
 
 
 class Forgetting:
@@ -59,7 +60,7 @@ class Forgetting:
             session = await tx.sessions.locked(principal.tenant_id, session_id)
             assert session is not None
             key, tenant_id = session.session_key, principal.tenant_id
-            counts: Counter[str] = Counter()
+            counts = Counter(_NOTHING)
             for memory_key in await tx.memories.derived_from(key, session_id, tenant_id):
                 counts.update(await tx.memories.purge(memory_key))
                 await tx.changes.add(NewChange(ChangeKind.MEMORY, tenant_id, memory_key=memory_key))
@@ -76,7 +77,8 @@ class Forgetting:
             hidden = memory is None or memory.audience not in visible
             if memory is None or hidden or not (memory.session_id is None or principal.may_reach(memory.session_id)):
                 raise NotFound(f"there is no memory '{memory_id}'")
-            counts = Counter(await tx.memories.purge(memory.memory_key))
+            counts = Counter(_NOTHING)
+            counts.update(await tx.memories.purge(memory.memory_key))
             change = NewChange(ChangeKind.MEMORY, memory.tenant_id, memory_key=memory.memory_key)
             position = await tx.changes.add(change)
             subject = f"memory:{memory.memory_key}"
@@ -161,7 +163,11 @@ class Forgetting:
 
     async def _write_receipt(self, tx: UnitOfWork, operation: Operation) -> None:
         now = self._clock.now()
-        result = {"purged": (operation.result or {})["purged"], "verified": True, "at": now.isoformat()}
+        result = {
+            "purged": (operation.result or {})["purged"],
+            "verified": True,
+            "at": now.isoformat().replace("+00:00", "Z"),
+        }
         await tx.operations.finish(operation.operation_id, OperationState.SUCCEEDED, now, result=result)
 
 

@@ -8,6 +8,7 @@ commit; what one of them is refused for does not touch the others.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from memory.domain.changes import ChangeKind, NewChange
@@ -121,19 +122,22 @@ class Log:
             except StratamemError as refused:
                 outcomes.append(refused)
         grown = [log for log in logs.values() if log.added]
-        if not grown:
-            return outcomes, []
         now = self._clock.now()
         for log in grown:
             if log.session.session_key == _NOT_MADE:
                 await self._make(tx, log)
-        await tx.events.add([event for log in grown for event in log.added], self._tokenizer)
-        await tx.sessions.advance([log.session for log in grown], now)
-        for log in grown:
+        if grown:
+            await self._write_grown(tx, grown, now)
+        for log in logs.values():
             for key_hash, (request_hash, answer) in log.answers.items():
                 await tx.events.remember_answer(log.session.session_key, key_hash, request_hash, answer, now)
+        operations = await tx.operations.enqueue_all([_operation(log) for log in grown], now) if grown else []
+        return outcomes, operations
+
+    async def _write_grown(self, tx: UnitOfWork, grown: Sequence[_Growing], now: datetime) -> None:
+        await tx.events.add([event for log in grown for event in log.added], self._tokenizer)
+        await tx.sessions.advance([log.session for log in grown], now)
         await tx.changes.add(*(_change(log) for log in grown))
-        return outcomes, await tx.operations.enqueue_all([_operation(log) for log in grown], now)
 
     async def _open(self, tx: UnitOfWork, requests: Sequence[Request]) -> dict[tuple[str, str], _Growing]:
         """The logs that are written to, locked; those that are absent are made when something is added to them."""
@@ -191,7 +195,7 @@ class Log:
         )
         log.session = log.session.grown(added)
         log.added += added
-        if request.hashes is not None and added:
+        if request.hashes is not None:
             log.answers[request.hashes[0]] = (request.hashes[1], answer)
         return answer
 

@@ -39,6 +39,10 @@ class Passages:
             shown.append(result)
         return shown
 
+    def count(self, text: str) -> int:
+        """Tokens of a text that is not stored with its count."""
+        return self._tokenizer.count([text])[0]
+
     def _passage(self, result: RecallResult, best: Span, query: str, limit: int) -> RecallResult:
         length = max(1, limit * len(result.text) // result.tokens)
         if best.end - best.start > length:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.domain.errors import InvalidInput, Retryable
+from memory.domain.errors import Retryable
 from memory.domain.events import Event
 from memory.domain.ids import is_memory, item_key
 from memory.domain.memories import Memory
@@ -16,7 +16,7 @@ from memory.domain.recall import EVENT_KIND, Degraded, EventRef, Recalled, Recal
 from memory.domain.sessions import Session
 from memory.ports.jobs import Clock
 from memory.ports.models import Embedder
-from memory.ports.storage import Storage, UnitOfWork
+from memory.ports.storage import Storage
 from memory.recall import budget
 from memory.recall.fusion import Fused, fuse
 from memory.recall.planner import read_question, tiers_instead, tiers_to_ask
@@ -74,7 +74,6 @@ class Recall:
         question, reason = await self._question(principal, request, outside)
         ranked = await self._ranked(question, request)
         results = await self._fitted(request, question.vector, await self._read(question.scope, request, ranked))
-        self._usage.note(ranked.items[: request.top_k])
         if reason is not None:
             return Recalled(results, (*ranked.degraded, Degraded("embedder", reason)))
         return Recalled(results, ranked.degraded)
@@ -84,11 +83,11 @@ class Recall:
     ) -> tuple[Question, str | None]:
         async with self._storage.read() as tx:
             scope = await access.scope(tx, principal, request.session_ids)
-        if len(request.query) > 4 * self._settings.max_query_tokens:
-            raise InvalidInput(f"the query is longer than {self._settings.max_query_tokens} tokens")
+        # A whole page may be asked; its beginning is what is looked for.
+        text = request.query[: 4 * self._settings.max_query_tokens]
         vector, reason = None, None
         try:
-            vector = (await self._embedder.embed([request.query]))[0]
+            vector = (await self._embedder.embed([text]))[0]
         except Retryable as error:  # words alone still find something; the caller is told
             reason = error.detail
         conditions = Conditions(
@@ -99,7 +98,7 @@ class Recall:
             outside=outside,
         )
         wanted = min(request.top_k * _SPARE, 400)
-        return Question(request.query, vector, scope, conditions, wanted), reason
+        return Question(text, vector, scope, conditions, wanted), reason
 
     async def _ranked(self, question: Question, request: RecallRequest) -> _Ranked:
         found, degraded = await self._ask(question, request.tiers)
@@ -140,7 +139,10 @@ class Recall:
             memories = {memory.item: memory for memory in await tx.memories.by_keys(memory_keys)}
             sessions = await tx.sessions.by_keys({event.session_key for event in events.values()})
             semantic = await tx.segments.held_items(list(events))
-            old_texts = await self._old_texts(tx, request, memory_keys)
+            if request.as_of is not None:
+                # Visible is what is so today *and* was so then: publishing a new text does not publish the old one.
+                now_visible = [memory for memory in memories.values() if _visible_memory(memory, scope)]
+                memories = {memory.item: memory for memory in await tx.memories.as_at(now_visible, request.as_of)}
         results = []
         for place, item in enumerate(ranked.items):
             signals = {name: round(float(values[place]), 4) for name, values in ranked.signals.items()}
@@ -151,13 +153,9 @@ class Recall:
                     tier = self._fastest(events[item], session, item in semantic, request.tiers)
                     results.append((item, _event_result(events[item], session, score, tier, shown)))
             elif item in memories and _visible_memory(memories[item], scope):
-                results.append((item, _memory_result(memories[item], old_texts, score, shown)))
+                tokens = None if request.as_of is None else self._passages.count(memories[item].text)
+                results.append((item, _memory_result(memories[item], tokens, score, shown)))
         return results
-
-    async def _old_texts(self, tx: UnitOfWork, request: RecallRequest, keys: list[int]) -> dict[int, str]:
-        if request.as_of is None or not keys:
-            return {}
-        return await tx.memories.text_at(keys, request.as_of)
 
     async def _fitted(
         self, request: RecallRequest, vector: Floats | None, results: list[tuple[int, RecallResult]]
@@ -167,7 +165,9 @@ class Recall:
         scores = budget.falling([results[at][1].score for at in order])
         best = [(results[at][0], replace(results[at][1], score=s)) for at, s in zip(order, scores, strict=True)]
         shown = await self._passages.shorten(best, request.query, vector, request.max_tokens)
-        return tuple(shown[at] for at in budget.within([result.tokens for result in shown], request.max_tokens))
+        places = budget.within([result.tokens for result in shown], request.max_tokens)
+        self._usage.note([(best[at][0], shown[at].tier) for at in places])
+        return tuple(shown[at] for at in places)
 
     def _fastest(self, event: Event, session: Session, semantic: bool, asked: frozenset[TierName]) -> TierName:
         """The fastest of the asked tiers that holds the event."""
@@ -222,11 +222,10 @@ def _event_result(
     )
 
 
-def _memory_result(
-    memory: Memory, old_texts: dict[int, str], score: float, signals: dict[str, float] | None
-) -> RecallResult:
+def _memory_result(memory: Memory, tokens: int | None, score: float, signals: dict[str, float] | None) -> RecallResult:
+    """`tokens`: of the text, where it is not the current one."""
     return RecallResult(
-        text=old_texts.get(memory.memory_key, memory.text),
+        text=memory.text,
         score=score,
         tier=TierName.LONGTERM,
         kind=memory.kind,
@@ -235,7 +234,7 @@ def _memory_result(
         events=(),
         agent_id=memory.agent_id,
         created_at=memory.created_at,
-        tokens=memory.token_count,
+        tokens=memory.token_count if tokens is None else tokens,
         metadata=memory.metadata,
         signals=signals,
     )

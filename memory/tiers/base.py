@@ -24,7 +24,7 @@ NEIGHBOURS = (-2, -1, 0, 1, 2)
 class Conditions:
     """What an item must be to count as a match, apart from being visible. Times: seconds since the epoch.
 
-    `outside`: events of this session from this seq on do not count (they are in the window already).
+    `outside`: shared events of this session from this seq on do not count (they are in the window already).
     """
 
     now: float

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.domain.events import Event
-from memory.domain.principals import Scope
+from memory.domain.principals import SHARED, Scope
 from memory.domain.recall import EVENT_KIND, FieldTest, evaluate
 from memory.tiers.base import NEIGHBOURS, Candidates, Conditions, Floats, Population
 
@@ -106,7 +106,7 @@ def _neighbours(events: Sequence[Event]) -> NDArray[np.int32]:
 def _accepted(event: Event, conditions: Conditions, session_ids: dict[int, str]) -> bool:
     if conditions.outside is not None:
         session_key, first_seq = conditions.outside
-        if event.session_key == session_key and event.seq >= first_seq:
+        if event.session_key == session_key and event.seq >= first_seq and event.audience == SHARED:
             return False
     if conditions.kinds is not None and EVENT_KIND not in conditions.kinds:
         return False

@@ -47,9 +47,9 @@ async def test_what_is_absent_is_none(storage):
         assert await tx.memories.locked(TENANT, "m") is None
         assert await tx.memories.by_scope_hash(TENANT, b"") is None
         assert await tx.memories.by_keys([]) == []
-        assert await tx.memories.text_at([], NOW) == {}
+        assert await tx.memories.as_at([], NOW) == []
         assert await tx.memories.count(TENANT) == 0
-        await tx.memories.used([], NOW)
+        await tx.memories.used({}, NOW)
 
 
 @pytest.mark.parametrize("taken", ["memory_id", "scope_hash"])
@@ -112,8 +112,9 @@ async def test_every_version_is_kept(storage):
         key = first.memory_key
         before = NOW - timedelta(microseconds=1)
         asked = [before, NOW, later[1] - timedelta(microseconds=1), later[1], later[3]]
-        texts = [(await tx.memories.text_at([key, -1], moment)).get(key) for moment in asked]
-        assert texts == [None, "one", "one", "two", "two"]
+        found = [await tx.memories.as_at([third], moment) for moment in asked]
+        assert [[m.text for m in memories] for memories in found] == [[], ["one"], ["one"], ["two"], ["two"]]
+        assert {m.memory_key for memories in found for m in memories} == {key}
 
 
 async def test_versions_say_who_changed_what(database, storage):
@@ -152,7 +153,7 @@ async def test_uses_are_counted(storage):
     async with storage.write() as tx:
         first, second = await add_memory(tx), await add_memory(tx)
         later = NOW + timedelta(hours=1)
-        await tx.memories.used([first.memory_key, first.memory_key], later)
+        await tx.memories.used({first.memory_key: 1}, later)
         used, unused = await tx.memories.get(TENANT, first.memory_id), await tx.memories.get(TENANT, second.memory_id)
         assert (used.access_count, used.last_accessed_at) == (1, later)
         assert (unused.access_count, unused.last_accessed_at) == (0, None)

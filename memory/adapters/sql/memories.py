@@ -1,7 +1,7 @@
 """Memories, with a row for every version."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -97,13 +97,17 @@ class SqlMemories:
         await self._keep_version(stored, by, now)
         return stored
 
-    async def text_at(self, memory_keys: Sequence[int], moment: datetime) -> dict[int, str]:
+    async def as_at(self, current: Sequence[Memory], moment: datetime) -> list[Memory]:
         query = (
-            sa.select(memory_versions.c.memory_key, memory_versions.c.text)
-            .where(one_of(self._db, memory_versions.c.memory_key, memory_keys), memory_versions.c.changed_at <= moment)
+            sa.select(memory_versions)
+            .where(
+                one_of(self._db, memory_versions.c.memory_key, [memory.memory_key for memory in current]),
+                memory_versions.c.changed_at <= moment,
+            )
             .order_by(memory_versions.c.memory_key, memory_versions.c.version)
         )
-        return {row.memory_key: row.text for row in await self._db.execute(query)}
+        versions = {row.memory_key: row for row in await self._db.execute(query)}
+        return [_as(memory, versions[memory.memory_key]) for memory in current if memory.memory_key in versions]
 
     async def unsegmented(self, tenant_id: str, limit: int) -> list[Memory]:
         query = _SELECT.where(memories.c.tenant_id == tenant_id, memories.c.segmented_version < memories.c.version)
@@ -115,12 +119,15 @@ class SqlMemories:
             memories.update().where(memories.c.memory_key == memory.memory_key).values(segmented_version=memory.version)
         )
 
-    async def used(self, memory_keys: Sequence[int], now: datetime) -> None:
-        await self._db.execute(
+    async def used(self, uses: Mapping[int, int], now: datetime) -> None:
+        if not uses:
+            return
+        statement = (
             memories.update()
-            .where(one_of(self._db, memories.c.memory_key, memory_keys))
-            .values(access_count=memories.c.access_count + 1, last_accessed_at=now)
+            .where(memories.c.memory_key == sa.bindparam("used"))
+            .values(access_count=memories.c.access_count + sa.bindparam("times"), last_accessed_at=now)
         )
+        await self._db.execute(statement, [{"used": key, "times": times} for key, times in uses.items()])
 
     async def purge(self, memory_key: int) -> dict[str, int]:
         of_memory = segments.c.item == memory_item(memory_key)
@@ -161,6 +168,11 @@ class SqlMemories:
                 changed_by=by,
             )
         )
+
+
+def _as(memory: Memory, version: rows.Row) -> Memory:
+    visibility = MemoryVisibility(version.visibility)
+    return replace(memory, text=version.text, metadata=version.metadata, visibility=visibility, version=version.version)
 
 
 def _by_id(tenant_id: str, memory_id: str) -> sa.Select[Any]:

@@ -122,12 +122,15 @@ class SqlSegments:
         values = [{"key": k, "cluster": c, "held": c is not None} for k, c in assignment.items()]
         await self._db.execute(statement, values)
 
-    async def used(self, items: Sequence[ItemId], now: datetime) -> None:
-        await self._db.execute(
+    async def used(self, uses: Mapping[ItemId, int], now: datetime) -> None:
+        if not uses:
+            return
+        statement = (
             segments.update()
-            .where(one_of(self._db, segments.c.item, items), segments.c.semantic.is_(True))
-            .values(uses=segments.c.uses + 1, last_use=now)
+            .where(segments.c.item == sa.bindparam("used"), segments.c.semantic.is_(True))
+            .values(uses=segments.c.uses + sa.bindparam("times"), last_use=now)
         )
+        await self._db.execute(statement, [{"used": item, "times": times} for item, times in uses.items()])
 
     async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
         query = sa.select(segments.c.item).where(

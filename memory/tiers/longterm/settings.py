@@ -9,10 +9,10 @@ class LongTermSettings(BaseModel):
     )
     candidates: int = Field(default=200, ge=10, description="Best by vector and best by words that are ranked.")
     embed_on_recall: int = Field(
-        default=4,
+        default=8,
         ge=0,
-        le=4,
-        description="Items in scope without a vector that a recall embeds on the spot; while more wait, words must do.",
+        le=64,
+        description="Of so many newest items in scope, a recall embeds on the spot those that have no vector yet.",
     )
     commit_after: int = Field(default=2_000, ge=1, description="Documents after which the word index is committed.")
     snapshot_seconds: float = Field(default=30, gt=0, description="Least time between two saves of the vectors.")

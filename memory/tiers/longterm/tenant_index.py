@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.domain.ids import ItemId, is_memory
+from memory.domain.principals import SHARED
 from memory.domain.recall import FieldTest, evaluate
 from memory.domain.segments import SegmentVector
 from memory.ports.feed import ItemFacts
@@ -82,15 +83,16 @@ class TenantIndex:
         return int(self.catalogue.column("session")[row]), int(self.catalogue.column("seq")[row])
 
     def without_vectors(self, question: Question, limit: int) -> list[ItemId]:
-        """The visible items that have no vector yet; none while they are more than `limit`.
+        """Those of the `limit` newest visible items that have no vector yet.
 
-        In the middle of an ingest every question would embed a few more of thousands, and wait for it.
+        Not the newest without one: in an ingest every question would embed a few more of thousands, and wait for it.
         """
         if not limit or not self._pending:
             return []
         rows = self.catalogue.in_scope(question.scope)
+        rows = rows[-limit:]
         rows = rows[self.catalogue.column("vectors")[rows] == 0]
-        return [int(item) for item in self.catalogue.column("item")[rows]] if len(rows) <= limit else []
+        return [int(item) for item in self.catalogue.column("item")[rows]]
 
     def search(self, question: Question, leaves: Leaves) -> Candidates:
         rows = self.catalogue.in_scope(question.scope)
@@ -165,7 +167,10 @@ class TenantIndex:
             matching &= self.catalogue.column("created_at")[rows] <= conditions.as_of
         if conditions.outside is not None:
             key, first_seq = conditions.outside
-            inside = self.catalogue.column("session")[rows] == key
+            shared = self.catalogue.audiences.codes.get(SHARED, -1)
+            inside = (self.catalogue.column("session")[rows] == key) & (
+                self.catalogue.column("audience")[rows] == shared
+            )
             matching &= ~(inside & (self.catalogue.column("seq")[rows] >= first_seq))
         if conditions.kinds is not None:
             kinds = self.catalogue.kinds.known(conditions.kinds)

@@ -118,6 +118,25 @@ async def test_an_agents_private_events_follow_the_shared_window_and_no_one_else
     assert of_ann.cache == of_bob.cache
 
 
+async def test_private_events_before_the_first_shared_one_are_shown_too(container):
+    await say(container, "s", "ann: first thought", private=True)
+    ann = replace(ME, agent_id="ann")
+    assert contents(await build(container, by=ann, max_tokens=500)) == ["first thought"]
+    await say(container, "s", "bob: shared")
+    assert contents(await build(container, by=ann, max_tokens=500)) == ["shared", "first thought"]
+
+
+async def test_private_events_that_do_not_fit_can_be_recalled(container):
+    await say(container, "s", "bob: hello")
+    await say(container, "s", "ann: the vault opens with swordfish", private=True)
+    await say(container, "s", *[f"ann: idle note number {n} about nothing" for n in range(60)], private=True)
+    ann = replace(ME, agent_id="ann")
+    context = await build(container, by=ann, query="what opens the vault", max_tokens=300)
+    assert any("swordfish" in source.text for source in context.sources)
+    shown = contents(context)
+    assert not {source.text for source in context.sources} & set(shown)
+
+
 async def test_parts_can_be_left_out(container):
     await say(container, "s", *LOG)
     only_recall = await build(container, query="topic3", max_tokens=600, include=Include(window=False, summary=False))

@@ -173,6 +173,52 @@ async def test_an_edited_memory_is_found_by_its_new_text_only(container):
     assert await texts(container, "cocoa") == ["likes cocoa"]
 
 
+async def test_publishing_an_edited_memory_does_not_publish_what_it_said_before(container):
+    private = NewMemory("the emerald is in the attic", MemoryKind.FACT, MemoryVisibility.PRIVATE, agent_id="ann")
+    (added,) = await container.memories.add(ME, [private])
+    before = container.clock.now()
+    changes = {"text": "nothing about the emerald", "visibility": MemoryVisibility.TENANT}
+    ann, bob = replace(ME, agent_id="ann"), replace(ME, agent_id="bob")
+    await container.memories.update(ann, added.memory.memory_id, changes, if_match=None)
+    assert await texts(container, "emerald", by=bob) == ["nothing about the emerald"]
+    assert await texts(container, "emerald", by=bob, as_of=before) == []
+    assert await texts(container, "emerald", by=ann, as_of=before) == ["the emerald is in the attic"]
+
+
+async def test_an_old_version_comes_with_its_own_tokens_and_metadata(container):
+    long = NewMemory("garnet " * 40, MemoryKind.FACT, MemoryVisibility.TENANT, metadata={"rev": 1})
+    (added,) = await container.memories.add(ME, [long])
+    before = container.clock.now()
+    await container.memories.update(
+        ME, added.memory.memory_id, {"text": "garnet", "metadata": {"rev": 2}}, if_match=None
+    )
+    recalled = await container.recall.recall(ME, RecallRequest("garnet", as_of=before))
+    (result,) = recalled.results
+    assert (result.tokens, result.metadata) == (40, {"rev": 1})
+    assert (await container.recall.recall(ME, RecallRequest("garnet", as_of=before, max_tokens=20))).tokens <= 20
+
+
+async def test_true_is_not_one(container):
+    from memory.domain.events import NewEvent, Role
+
+    for value in (True, 1, 0):
+        await container.events.append(ME, "s", [NewEvent(Role.USER, f"value {value}", metadata={"flag": value})])
+    assert await texts(container, "value", filter=FieldTest("metadata.flag", FilterOp.EQ, True)) == ["value True"]
+    assert await texts(container, "value", filter=FieldTest("metadata.flag", FilterOp.IN, [False])) == []
+
+
+async def test_a_batch_is_found_by_its_meaning_at_once(container):
+    await say(container, "s", "we found a flat", "what is the catch", "the landlady takes cash", "my knee hurts", "bye")
+    recalled = await container.recall.recall(ME, RecallRequest("takes cash", explain=True))
+    assert recalled.results[0].text == "the landlady takes cash"
+    assert all("dense" in result.signals for result in recalled.results)
+
+
+async def test_a_page_of_text_may_be_asked(container):
+    await say(container, "s", "my bicycle was stolen", "let us have tea")
+    assert (await texts(container, "stolen bicycle " * 5_000))[0] == "my bicycle was stolen"
+
+
 async def test_uses_are_counted_without_a_write_for_each_read(container):
     (added,) = await container.memories.add(ME, [TEA])
     await texts(container, "tea")
