@@ -22,6 +22,7 @@ from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.domain.recall import TierName
 from memory.ports.models import Embedder, Tokenizer
+from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
@@ -144,7 +145,7 @@ async def _wire(
         clock=clock,
         report=_report_rebuild,
     )
-    usage = Usage(storage, clock)
+    usage, activity = Usage(storage, clock), Activity()
     if serving:
         stack.push_async_callback(longterm.close)
         await longterm.start()
@@ -156,6 +157,7 @@ async def _wire(
         embedder=embedder,
         passages=Passages(storage, embedder, tokenizer, settings.recall.passage_tokens),
         usage=usage,
+        activity=activity,
         window_begin=hot.window_begin,
         settings=settings.recall,
         clock=clock,
@@ -171,7 +173,7 @@ async def _wire(
         keys=Keys(storage, secrets, clock),
         health=Health(storage, jobs, embedder, longterm, model=settings.model),
         sessions=Sessions(storage, hot, clock),
-        events=Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint), tokenizer, secrets),
+        events=Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets),
         recall=recall,
         context=Contexts(storage, recall, Summaries(storage), tokenizer),
         memories=Memories(storage, tokenizer, jobs, secrets, clock),
@@ -185,7 +187,15 @@ async def _wire(
             idle=timedelta(seconds=settings.jobs.sweep_idle),
             retention=timedelta(days=settings.jobs.retention_days),
         ),
-        admin=Admin(storage, (hot, semantic, longterm), hot, kv, embedder.space),
+        admin=Admin(
+            storage=storage,
+            tiers=(hot, semantic, longterm),
+            hot=hot,
+            kv=kv,
+            space=embedder.space,
+            usage=usage,
+            activity=activity,
+        ),
     )
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 from memory.domain.operations import UNFINISHED
 from memory.domain.principals import Principal, Scope
+from memory.domain.recall import TierName
 from memory.ports.kv import KVStore
 from memory.ports.storage import Storage
 from memory.services import access
+from memory.services.activity import Activity
+from memory.services.usage import Usage
 from memory.tiers.base import Tier
 from memory.tiers.hot import policy
 from memory.tiers.hot.tier import HotTier
@@ -18,23 +21,47 @@ _JOBS = 100
 
 
 class Admin:
-    def __init__(self, storage: Storage, tiers: Sequence[Tier], hot: HotTier, kv: KVStore, space: str) -> None:
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        tiers: Sequence[Tier],
+        hot: HotTier,
+        kv: KVStore,
+        space: str,
+        usage: Usage,
+        activity: Activity,
+    ) -> None:
         self._storage = storage
+        self._usage = usage
+        self._activity = activity
         self._tiers = tiers
         self._hot = hot
         self._kv = kv
         self._space = space
 
     async def overview(self, principal: Principal) -> dict[str, Any]:
-        """Numbers of the caller's tenant."""
+        """Numbers of the caller's tenant; hit ratios and rates of this process.
+
+        A hit ratio is the share of results that a tier was the fastest to hold.
+        """
         async with self._storage.read() as tx:
+            tenants = len(await tx.tenants.ids())
             totals = await tx.sessions.totals(principal.tenant_id)
             memories = await tx.memories.count(principal.tenant_id)
             operations = await tx.operations.counts(principal.tenant_id)
+        tiers = await self.tiers(principal)
+        shown = max(1, self._usage.by_tier.total())
+        rates = self._activity.per_second("events", "recalls")
         return {
+            "tenants": tenants,
             **totals,
             "memories": memories,
-            "tiers": await self.tiers(principal),
+            "tiers": tiers,
+            "bytes_by_tier": {tier["tier"]: tier["bytes"] for tier in tiers},
+            "hit_ratios": {name: round(self._usage.by_tier[name] / shown, 4) for name in TierName},
+            "rates": {f"{name}_per_second": rate for name, rate in rates.items()},
+            "queue_depth": sum(operations[state] for state in UNFINISHED),
             "queue": {state: operations[state] for state in UNFINISHED},
             "operations": operations,
             "database_bytes": await self._storage.bytes_used(),

@@ -19,6 +19,7 @@ from memory.domain.operations import NewOperation, OperationKind
 from memory.domain.sessions import NewSession, Session
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage, UnitOfWork
+from memory.services.activity import Activity
 from memory.services.tasks import CONSOLIDATE, subject_of_session
 
 _MOST_REQUESTS = 64
@@ -52,11 +53,12 @@ class _Growing:
 
 
 class Log:
-    def __init__(self, storage: Storage, jobs: JobQueue, clock: Clock, tokenizer: str) -> None:
+    def __init__(self, storage: Storage, jobs: JobQueue, clock: Clock, tokenizer: str, activity: Activity) -> None:
         self._storage = storage
         self._jobs = jobs
         self._clock = clock
         self._tokenizer = tokenizer
+        self._activity = activity
         self._waiting: list[tuple[Request, asyncio.Future[Appended]]] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -108,6 +110,7 @@ class Log:
             if answer.done():  # its client went away
                 continue
             if isinstance(outcome, Appended):
+                self._activity.note("events", len(outcome.event_ids))
                 answer.set_result(outcome)
             else:
                 answer.set_exception(outcome)

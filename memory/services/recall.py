@@ -22,6 +22,7 @@ from memory.recall.fusion import Fused, fuse
 from memory.recall.planner import read_question, tiers_instead, tiers_to_ask
 from memory.recall.settings import RecallSettings
 from memory.services import access
+from memory.services.activity import Activity
 from memory.services.passages import Passages
 from memory.services.usage import Usage
 from memory.tiers.base import Candidates, Conditions, Floats, Question, Tier
@@ -49,6 +50,7 @@ class Recall:
         embedder: Embedder,
         passages: Passages,
         usage: Usage,
+        activity: Activity,
         window_begin: Callable[[Session], int],
         settings: RecallSettings,
         clock: Clock,
@@ -58,6 +60,7 @@ class Recall:
         self._embedder = embedder
         self._passages = passages
         self._usage = usage
+        self._activity = activity
         self._window_begin = window_begin
         self._settings = settings
         self._clock = clock
@@ -166,6 +169,7 @@ class Recall:
         best = [(results[at][0], replace(results[at][1], score=s)) for at, s in zip(order, scores, strict=True)]
         shown = await self._passages.shorten(best, request.query, vector, request.max_tokens)
         places = budget.within([result.tokens for result in shown], request.max_tokens)
+        self._activity.note("recalls")
         self._usage.note([(best[at][0], shown[at].tier) for at in places])
         return tuple(shown[at] for at in places)
 

@@ -10,6 +10,7 @@ from memory.domain.changes import Position
 from memory.domain.errors import SequenceConflict
 from memory.domain.events import EventVisibility, NewEvent, Role
 from memory.domain.principals import Principal
+from memory.services.activity import Activity
 from memory.services.events import Events
 from memory.services.log import Log
 from memory.services.secrets import TenantSecrets
@@ -25,7 +26,7 @@ class Service:
     def __init__(self, storage):
         clock, self.jobs = SettableClock(), RecordingQueue()
         self.events = Events(
-            storage, Log(storage, self.jobs, clock, "words"), WordTokenizer(), TenantSecrets(storage, clock)
+            storage, Log(storage, self.jobs, clock, "words", Activity()), WordTokenizer(), TenantSecrets(storage, clock)
         )
 
     async def append(self, session_id, *contents, **options):

@@ -46,5 +46,5 @@ def broker(redis_url: str) -> Iterator[dict[str, str]]:
     queue = f"stratamem-e2e-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     yield {"BROKER_URL": url, "JOBS__QUEUE": queue}
     with redis.Redis.from_url(url) as client:
-        for key in (queue, f"_kombu.binding.{queue}"):
+        for key in client.scan_iter(f"{queue}*"):
             client.delete(key)

@@ -46,14 +46,15 @@ class Talker(threading.Thread):
 
 
 def test_acknowledged_events_survive_five_kills(new_server: Callable[..., Server]) -> None:
-    server = new_server()
+    # By default what a killed worker held waits two minutes for its lease to end.
+    server = new_server(JOBS__LEASE=3, JOBS__SWEEP_EVERY=1, JOBS__SWEEP_IDLE=1)
     acknowledged: dict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
     for round_ in range(ROUNDS):
         server.start()
         talkers = [Talker(server, number, round_) for number in range(CLIENTS)]
         for talker in talkers:
             talker.start()
-        time.sleep(0.7 + 0.25 * round_)
+        time.sleep(0.6 + 0.15 * round_)
         server.kill()
         for talker in talkers:
             talker.join(20)
