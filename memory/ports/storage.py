@@ -282,8 +282,8 @@ class OperationRepository(Protocol):
     async def note(self, operation_id: str, result: Mapping[str, Any]) -> None:
         """Sets the result of an unfinished operation, as far as it is known."""
 
-    async def release(self, operation_id: str, error: str | None) -> None:
-        """Queued again: the next sweep takes it up."""
+    async def release(self, operation_id: str, error: str | None, *, afresh: bool = False) -> None:
+        """Queued again: the next sweep takes it up. `afresh`: what was to do is done, and there is more."""
 
     async def unfinished(self, tenant_id: str, kind: OperationKind, subject: str) -> Operation | None: ...
 

@@ -218,7 +218,7 @@ class Consolidation:
             if await self._is_done(tx, operation):
                 await tx.operations.finish(operation.operation_id, OperationState.SUCCEEDED, self._clock.now())
                 return False
-            await tx.operations.release(operation.operation_id, None)
+            await tx.operations.release(operation.operation_id, None, afresh=True)
         self._jobs.send(CONSOLIDATE, operation.operation_id)
         return False
 

@@ -102,7 +102,6 @@ def test_every_file_may_be_damaged_or_missing(
     assert not failed
 
 
-@pytest.mark.xfail(reason="adapters/lexical/generations.verify checks the files that are there, not which are missing")
 def test_a_missing_file_of_positions_is_noticed(
     saved: tuple[Path, list[Sequence[RecallResult]]], tmp_path: Path
 ) -> None:

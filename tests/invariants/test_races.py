@@ -270,9 +270,6 @@ def test_a_tenant_that_was_emptied_goes_on(tmp_path: Path) -> None:
         assert len(small.run(small.find(ME, "again"))) == 1
 
 
-@pytest.mark.xfail(
-    reason="`attempts` counts every step that was begun, not failures: a busy session is at 8 in no time"
-)
 def test_one_failure_of_a_busy_session_is_not_its_last(small: World) -> None:
     async def play() -> None:
         await small.say(ME, "s", "event 0")
@@ -297,9 +294,6 @@ def test_one_failure_of_a_busy_session_is_not_its_last(small: World) -> None:
     small.run(play())
 
 
-@pytest.mark.xfail(
-    reason="what has no room beside the window is left out of recall as well: `outside` goes by seq only"
-)
 def test_private_events_that_do_not_fit_are_recalled(small: World) -> None:
     ann = Principal("default", agent_id="ann")
 

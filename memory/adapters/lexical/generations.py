@@ -19,6 +19,8 @@ from memory.adapters.files import sync
 from memory.domain.errors import IndexDamaged
 
 _NAME = re.compile(r"index-(\d{8})")
+# The files of a segment; one with deleted documents has a .del besides.
+_PARTS = {".fast", ".fieldnorm", ".idx", ".pos", ".store", ".term"}
 _DRAFT = ".draft"
 _FOOTER = struct.Struct("<II")
 _FOOTER_MAGIC = 1337
@@ -74,8 +76,8 @@ def verify(generation: Path) -> None:
     """
     for segment in _segments(generation):
         files = list(generation.glob(str(segment["segment_id"]).replace("-", "") + ".*"))
-        if not files:
-            raise IndexDamaged("a segment is missing", path=str(generation))
+        if not _PARTS <= {path.suffix for path in files}:
+            raise IndexDamaged("a part of a segment is missing", path=str(generation))
         for path in files:
             _verify_file(path)
 

@@ -153,9 +153,10 @@ class SqlOperations:
         statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
         await self._db.execute(statement.values(result=dict(result)))
 
-    async def release(self, operation_id: str, error: str | None) -> None:
+    async def release(self, operation_id: str, error: str | None, *, afresh: bool = False) -> None:
         statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
-        await self._db.execute(statement.values(state=OperationState.QUEUED, lease_until=None, error=error))
+        values = {"state": OperationState.QUEUED, "lease_until": None, "error": error}
+        await self._db.execute(statement.values(**values, **({"attempts": 0} if afresh else {})))
 
     async def unfinished(self, tenant_id: str, kind: OperationKind, subject: str) -> Operation | None:
         query = sa.select(operations).where(

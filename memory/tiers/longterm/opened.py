@@ -175,7 +175,8 @@ async def open_tenant(
         index, position = await asyncio.to_thread(_load, folder, space, dimensions, vectors, lexical, settings)
         tenant = opened(index, position)
     except IndexDamaged as damage:
-        report(tenant_id, damage.detail)
+        if await asyncio.to_thread(lambda: any(folder.iterdir())):  # an empty folder is that of a new tenant
+            report(tenant_id, damage.detail)
         await asyncio.to_thread(_clear, folder)
         words = await asyncio.to_thread(lexical.open, folder / snapshot.LEXICAL)
         index = TenantIndex(Catalogue(), vectors.create(dimensions), words, settings)
