@@ -60,7 +60,7 @@ class Plan:
     ingest_rounds: int
 
 
-FULL = Plan(rounds=6, seconds=15, warm_up=3, turns=2_400, ingest_rounds=3)
+FULL = Plan(rounds=3, seconds=8, warm_up=2, turns=1_200, ingest_rounds=2)
 QUICK = Plan(rounds=1, seconds=4, warm_up=2, turns=200, ingest_rounds=1)
 
 

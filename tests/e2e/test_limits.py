@@ -22,7 +22,8 @@ def test_requests_over_a_limit_are_refused(shared: Server, name: str) -> None:
     many = {"memories": [{"text": f"m{n}", "kind": "fact"} for n in range(1001)]}
     assert shared.http.post("/v1/memories", json=many).status_code == 422
     assert shared.http.post("/v1/recall", json={"query": "x", "top_k": 201}).status_code == 422
-    assert shared.http.post("/v1/recall", json={"query": "word " * 40_000}).status_code == 422
+    assert ok(shared.http.post("/v1/recall", json={"query": "word " * 40_000}))["degraded"] == []
+    assert shared.http.post("/v1/recall", json={"query": "word " * 240_000}).status_code in (413, 422)
     assert shared.http.get(f"/v1/sessions/{name}").status_code == 404, "nothing of it was stored"
     assert ok(shared.http.post(path, json={"events": [said(f"ok {n}") for n in range(1000)]}))["last_seq"] == 1000
     assert ok(shared.http.get("/health/live"))
@@ -48,7 +49,7 @@ def resident(server: Server) -> float:
 def test_memory_does_not_grow_with_the_work(shared: Server, name: str) -> None:
     def talk(part: int) -> None:
         with shared.client() as http:
-            for number in range(250):
+            for number in range(120):
                 append(http, f"{name}-{part}", f"Line {number} of part {part} is about the weather.")
                 if number % 4 == 0:
                     recall(http, f"line {number} of part {part}", top_k=10)
