@@ -134,7 +134,9 @@ def _stream(server: Server, plan: Plan, events: Sequence[Event]) -> Round:
         bodies.write_text(json.dumps([json.dumps({"events": [event]}) for event in shuffled]), "utf-8")
         job = {"port": server.port, "bodies": str(bodies), "connections": CLIENTS // CLIENT_PROCESSES} | asdict(plan)
         clients = [
-            stack.enter_context(_part("client", json.dumps(job | {"number": number}), ""))
+            stack.enter_context(
+                _part("client", json.dumps(job | {"number": number, "answers": f"{name}/{number}.json"}), "")
+            )
             for number in range(CLIENT_PROCESSES)
         ]
         for client in clients:
@@ -145,7 +147,9 @@ def _stream(server: Server, plan: Plan, events: Sequence[Event]) -> Round:
             assert client.stdin is not None
             client.stdin.write("go\n")
             client.stdin.flush()
-        answers = [json.loads(client.communicate(timeout=plan.seconds + 60)[0]) for client in clients]
+        for client in clients:
+            client.wait(timeout=plan.seconds + 60)
+        answers = [json.loads((Path(name) / f"{number}.json").read_bytes()) for number in range(CLIENT_PROCESSES)]
         cpu = cpu_seconds(server.pid) - cpu
     return Round(
         sum(len(answer["ms"]) for answer in answers) / plan.seconds,
@@ -256,7 +260,8 @@ def run_client(job: str, _: str) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         answers = runner.run(_run_client(json.loads(job)))
-    print(json.dumps({"ms": answers.milliseconds, "refused": answers.refused, "all": answers.all}))
+    body = {"ms": answers.milliseconds, "refused": answers.refused, "all": answers.all}
+    Path(json.loads(job)["answers"]).write_text(json.dumps(body), "utf-8")
 
 
 def serve_bare(database: str, port: str) -> None:

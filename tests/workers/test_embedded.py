@@ -18,7 +18,6 @@ from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, PURGE, SWEEP
 from workers import embedded
 from workers.schedule import UPKEEP
 
-
 _EARLIER = set()
 
 
