@@ -5,11 +5,12 @@ the tenant `default` with all scopes, and Bearer values that are not ours are ig
 send one; a key of our own form is always checked, since its owner wants its tenant.
 """
 
+import functools
 import ipaddress
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 
 from api.values import CLIENT_ID_PATTERN
 from memory.bootstrap import Container
@@ -21,21 +22,23 @@ from memory.services.keys import PREFIX
 _HOW_TO = "make one with `stratamem keys create` and send it as `Authorization: Bearer <key>`"
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 
-_bearer = HTTPBearer(auto_error=False, scheme_name="key", description=f"A key (`sm_…`): {_HOW_TO}.")
-_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 _ActingAgent = Annotated[
     str | None,
     Header(alias="X-Agent-Id", pattern=CLIENT_ID_PATTERN, description="The agent that acts, where the key names none."),
 ]
 
 
-class Requires:
+class Requires(HTTPBearer):
     """A dependency: the caller, who has this scope. Raises Unauthenticated and Forbidden."""
 
     def __init__(self, scope: KeyScope) -> None:
+        super().__init__(auto_error=False, scheme_name="key", description=f"A key (`sm_…`): {_HOW_TO}.")
         self._scope = scope
 
-    async def __call__(self, request: Request, bearer: _Bearer, agent_id: _ActingAgent = None) -> Principal:
+    async def __call__(  # type: ignore[override]  # what an endpoint gets is the caller, not what the header says
+        self, request: Request, agent_id: _ActingAgent = None
+    ) -> Principal:
+        bearer = await super().__call__(request)
         token = None if bearer is None else bearer.credentials
         principal = await identify(request.app.state.container, token, request.headers.get("host", ""))
         access.require(principal, self._scope)
@@ -60,6 +63,7 @@ async def identify(container: Container, token: str | None, host: str) -> Princi
     return Principal(DEFAULT_TENANT)
 
 
+@functools.lru_cache(maxsize=256)
 def is_local_name(host: str) -> bool:
     """Whether a Host header names an address or a machine nearby: a page on the web can't have such a name."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host

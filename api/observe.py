@@ -49,7 +49,8 @@ class Observe:
             await send(message)
 
         try:
-            await self._app(scope, receive, observed)
+            with scope["app"].state.container.traffic.request():
+                await self._app(scope, receive, observed)
         except Exception as error:  # the last one who can answer: logged, counted, and told without internals
             _log_failure(error, request_id.decode())
             if status:

@@ -5,6 +5,7 @@ workers, the server; and closed in reverse, within ten seconds of Ctrl-C or SIGT
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -85,6 +86,8 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
             await stack.enter_async_context(embedded_workers(container))
         server = _Server(_config(container), lambda: announce(_base_url(settings, listener)))
         stack.enter_context(_on_signals(server.stop))
+        # The half million objects of the libraries live as long as the process: a collection need not walk them.
+        gc.freeze()
         await server.serve(sockets=[listener])
 
 
@@ -99,7 +102,7 @@ async def embedded_workers(container: Container) -> AsyncIterator[None]:
     """Background work in a thread of this process, on the models that are loaded here already."""
     from workers import embedded
 
-    handle = await asyncio.to_thread(embedded.start, container.settings, container)
+    handle = await asyncio.to_thread(embedded.start, container.settings, container, container.traffic)
     try:
         yield
     finally:

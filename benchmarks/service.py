@@ -330,8 +330,8 @@ def _serve_warm() -> None:
     from api.cli import app
     from memory import bootstrap
 
-    def load(name: str) -> Models:
-        plain = load_models(name)
+    def load(name: str, give_way: Callable[[], None] = lambda: None) -> Models:
+        plain = load_models(name, give_way)
         return Models(WarmEmbedder(plain.embedder), plain.tokenizer)  # type: ignore[arg-type]  # the same shape
 
     bootstrap.load_models = load  # type: ignore[attr-defined]

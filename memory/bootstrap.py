@@ -38,6 +38,7 @@ from memory.services.recall import Recall
 from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
 from memory.services.summaries import Summaries
+from memory.services.traffic import Traffic
 from memory.services.upkeep import Upkeep, flush_usage
 from memory.services.usage import Usage
 from memory.settings import Settings
@@ -86,26 +87,30 @@ class Container:
     consolidation: Consolidation
     upkeep: Upkeep
     admin: Admin
+    traffic: Traffic
 
 
 @asynccontextmanager
-async def build(settings: Settings, models: Models | None = None, *, serving: bool = True) -> AsyncIterator[Container]:
+async def build(
+    settings: Settings, models: Models | None = None, *, traffic: Traffic | None = None, serving: bool = True
+) -> AsyncIterator[Container]:
     """Raises StorageUnavailable, EmbedderUnavailable, TierUnavailable when something can't be opened.
 
-    `models`: those that are loaded already; they stay open.
+    `models`: those that are loaded already; they stay open. `traffic`: of the requests that are answered beside.
     """
     async with AsyncExitStack() as stack:
         clock = SystemClock()
         storage = SqlStorage(settings.storage_url, settings.database)
         stack.push_async_callback(storage.close)
         await storage.migrate()
+        traffic = traffic or Traffic()
         if models is None:
-            loaded = await asyncio.to_thread(load_models, settings.embedder)
+            loaded = await asyncio.to_thread(load_models, settings.embedder, traffic.give_way)
             stack.callback(loaded.embedder.close)
             models = loaded
         jobs = CeleryQueue(settings.broker_url, settings.jobs, settings.data_dir)
         stack.callback(jobs.close)
-        yield await _wire(stack, settings, clock, storage, jobs, models, serving)
+        yield await _wire(stack, settings, clock, storage, jobs, models, traffic, serving)
 
 
 async def _wire(
@@ -115,6 +120,7 @@ async def _wire(
     storage: SqlStorage,
     jobs: CeleryQueue,
     models: Models,
+    traffic: Traffic,
     serving: bool,
 ) -> Container:
     embedder, tokenizer = models.embedder, models.tokenizer
@@ -132,6 +138,7 @@ async def _wire(
         secrets=secrets,
         clock=clock,
         lease=lease,
+        give_way=traffic.give_way,
     )
     longterm = LongTermTier(
         storage=storage,
@@ -196,6 +203,7 @@ async def _wire(
             usage=usage,
             activity=activity,
         ),
+        traffic=traffic,
     )
 
 

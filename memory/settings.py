@@ -1,5 +1,6 @@
 """What can be set? Read from the environment (`STRATAMEM_…`, nested with `__`) and `.env` by entry points only."""
 
+import functools
 import ipaddress
 from enum import StrEnum
 from pathlib import Path
@@ -78,13 +79,18 @@ class Settings(BaseSettings):
 
     @property
     def loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
 
     @property
     def keys_needed(self) -> bool:
         return self.auth is AuthMode.REQUIRED or not self.loopback
+
+
+@functools.lru_cache(maxsize=8)  # every request asks
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -15,17 +15,24 @@ from workers.task import OpenServices
 
 if TYPE_CHECKING:
     from memory.bootstrap import Models
+    from memory.services.traffic import Traffic
 
 _NICENESS = 5
 """About a third of a request's share of a contended core. More would let requests wait for a worker's locks."""
 
 
-def start(settings: Settings, models: "Models | None" = None, *, open_services: OpenServices | None = None) -> Crew:
+def start(
+    settings: Settings,
+    models: "Models | None" = None,
+    traffic: "Traffic | None" = None,
+    *,
+    open_services: OpenServices | None = None,
+) -> Crew:
     """Workers that run; `stop()` ends them. Blocks until the container is open and raises what opening it raised.
 
     `open_services` replaces the container of `memory.bootstrap`.
     """
-    crew = Crew(settings, open_services or (lambda: open_container(settings, models)), lower_priority)
+    crew = Crew(settings, open_services or (lambda: open_container(settings, models, traffic)), lower_priority)
     crew.start()
     return crew
 

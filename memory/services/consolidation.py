@@ -42,6 +42,7 @@ class Consolidation:
         secrets: TenantSecrets,
         clock: Clock,
         lease: timedelta,
+        give_way: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage = storage
         self._embedder = embedder
@@ -51,6 +52,7 @@ class Consolidation:
         self._secrets = secrets
         self._clock = clock
         self._lease = lease
+        self._give_way = give_way
 
     async def consolidate(self, operation_id: str) -> None:
         """Cuts what is new into segments, then hands on to `embed`."""
@@ -85,6 +87,7 @@ class Consolidation:
     async def _step(
         self, operation_id: str, work: Callable[[Operation], Awaitable[bool]], *, following: str | None
     ) -> None:
+        await asyncio.to_thread(self._give_way)
         async with self._storage.write() as tx:
             operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
         if operation is None:
@@ -233,6 +236,8 @@ class Consolidation:
         return not left and not await tx.segments.pending(operation.tenant_id, space, key, 1)
 
     async def _alive(self, operation: Operation, done: int) -> bool:
+        """After each page: false when the operation was taken away."""
+        await asyncio.to_thread(self._give_way)
         async with self._storage.write() as tx:
             return await tx.operations.progress(operation.operation_id, done, self._lease, self._clock.now())
 

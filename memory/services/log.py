@@ -6,7 +6,7 @@ commit; what one of them is refused for does not touch the others.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -37,6 +37,9 @@ class Request:
     tokens: Sequence[int]
     expected_seq: int | None
     hashes: tuple[bytes, bytes] | None
+
+
+_Batch = list[tuple[Request, asyncio.Future[Appended]]]
 
 
 class _MadeElsewhere(Exception):
@@ -76,11 +79,11 @@ class Log:
     async def _write_all(self) -> None:
         try:
             while self._waiting:
-                await self._write(self._next())
+                await self._write(self._next)
         finally:
             self._writing = None
 
-    def _next(self) -> list[tuple[Request, asyncio.Future[Appended]]]:
+    def _next(self) -> _Batch:
         """As many as share a transaction, in the order of their coming."""
         count, events = 0, 0
         for request, _ in self._waiting[:_MOST_REQUESTS]:
@@ -91,17 +94,20 @@ class Log:
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
-    async def _write(self, batch: Sequence[tuple[Request, asyncio.Future[Appended]]]) -> None:
+    async def _write(self, take: Callable[[], _Batch]) -> None:
+        batch: _Batch = []
         try:
             async with self._storage.write() as tx:
+                batch = take()  # now, not before: with those that came while the transaction was opened
                 outcomes, operations = await self._store(tx, [request for request, _ in batch])
         except _MadeElsewhere:
-            await self._write(batch)
+            await self._write(lambda: batch)
             return
         except Exception as error:
+            batch = batch or take()
             if len(batch) > 1 and not isinstance(error, Retryable):
                 for one in batch:  # so that only the one that is to blame fails
-                    await self._write([one])
+                    await self._write(lambda one=one: [one])  # type: ignore[misc]
                 return
             outcomes, operations = [error] * len(batch), []
         for operation in operations:

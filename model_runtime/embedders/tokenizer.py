@@ -53,10 +53,11 @@ class TextTokenizer:
         return spans
 
     def _length(self, piece: str) -> int:
+        (counted,) = self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)  # fast: without offsets
+        if self._unknown_id not in counted.ids:
+            return len(counted.ids)
         encoding = self._tokenizer.encode(piece, add_special_tokens=False)
         ids = encoding.ids
-        if self._unknown_id not in ids:
-            return len(ids)
         unknown = [span for i, span in zip(ids, encoding.offsets, strict=True) if i == self._unknown_id]
         return len(ids) - len(unknown) + sum(len(piece[start:end].encode()) for start, end in unknown)
 

@@ -20,6 +20,7 @@ from memory.domain.sessions import Session, TierCounts
 from memory.services.health import Health
 from memory.services.keys import Keys
 from memory.services.sessions import SessionView
+from memory.services.traffic import Traffic
 from memory.settings import Settings
 
 NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
@@ -99,6 +100,7 @@ class FakeContainer:
         self.jobs.answers["check"] = None
         self.embedder.answers["embed"] = [[1.0]]
         self.longterm = SimpleNamespace(failure=None)
+        self.traffic = Traffic()
         self.health = Health(self.store, self.jobs, self.embedder, self.longterm, timeout=0.2)  # type: ignore[arg-type]
         self.sessions, self.events, self.recall, self.context = Service(), Service(), Service(), Service()
         self.memories, self.forgetting, self.operations, self.admin = Service(), Service(), Service(), Service()

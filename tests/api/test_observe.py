@@ -111,3 +111,11 @@ def test_logged_exceptions_show_no_message_and_no_variables(settings: Any, capsy
     assert shown.count("builtins.RuntimeError") == 2
     assert "test_observe.py" in shown
     assert "hunter2" not in shown
+
+
+def test_work_behind_the_scenes_knows_when_a_request_is_answered(container, client):
+    seen = []
+    container.sessions.answers["page"] = lambda *_, **__: seen.append(container.traffic._busy()) or []
+    assert not container.traffic._busy()
+    client.get("/v1/sessions")
+    assert seen == [True]

@@ -1,7 +1,7 @@
 """How does this process embed texts without a server?
 
 Torch runs in threads of one core each, off the event loop. A query (at most four texts) has a lane of its own, so it
-never waits behind an ingest; the ingest lane computes batches of about 60 ms and gives way to the query lane.
+never waits behind an ingest; the ingest lane computes batches of about 60 ms, and gives way before each.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from memory.domain.errors import EmbedderUnavailable
 from memory.ports.models import Embedder, Tokenizer, Vectors
 
 if TYPE_CHECKING:
-    from model_runtime.embedders.sentence_transformer import SentenceEmbedder
+    from model_runtime.embedders.sentence_transformer import Batch, SentenceEmbedder
 
 QUERY_TEXTS = 4
 INGEST_NICE = 10
@@ -34,13 +34,16 @@ class Models:
     tokenizer: Tokenizer
 
 
-def load_models(name: str) -> Models:
-    """Loads "minilm" (packaged), a folder or a hub id. Blocks for seconds. Raises EmbedderUnavailable."""
+def load_models(name: str, give_way: Callable[[], None] = lambda: None) -> Models:
+    """Loads "minilm" (packaged), a folder or a hub id. Blocks for seconds. Raises EmbedderUnavailable.
+
+    `give_way`: called before each batch of an ingest, in its thread; may block for a moment.
+    """
     from model_runtime.embedders import sentence_transformer, tokenizer
     from model_runtime.embedders.folder import UnusableModel
 
     try:
-        return Models(InProcessEmbedder(sentence_transformer.load(name)), tokenizer.load(name))
+        return Models(InProcessEmbedder(sentence_transformer.load(name), give_way), tokenizer.load(name))
     except (UnusableModel, OSError, ImportError) as e:
         raise EmbedderUnavailable(f"The embedder {name!r} can't be loaded: {e}", embedder=name) from e
 
@@ -48,11 +51,18 @@ def load_models(name: str) -> Models:
 class InProcessEmbedder(Embedder):
     """Owns its threads: `close()` ends them."""
 
-    def __init__(self, model: "SentenceEmbedder", *, ingest_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: "SentenceEmbedder",
+        give_way: Callable[[], None] = lambda: None,
+        *,
+        ingest_threads: int | None = None,
+    ) -> None:
         """`ingest_threads`: cores that an ingest may use; by default all but one, on a GPU one thread."""
         if ingest_threads is None:
             ingest_threads = max(1, (os.cpu_count() or 1) - 1) if model.device == "cpu" else 1
         self._model = model
+        self._give_way = give_way
         self._query = _lane("embed-query", 1, nice=0)
         self._ingest = _lane("embed-ingest", ingest_threads, nice=INGEST_NICE)
         self._closed = False
@@ -71,7 +81,7 @@ class InProcessEmbedder(Embedder):
         if len(texts) <= QUERY_TEXTS:
             return await self._run(self._query, partial(self._model.embed, texts))
         batches = await self._run(self._ingest, partial(self._model.plan, texts))
-        parts = await asyncio.gather(*(self._run(self._ingest, partial(self._model.run, b)) for b in batches))
+        parts = await asyncio.gather(*(self._run(self._ingest, partial(self._in_turn, b)) for b in batches))
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         for batch, part in zip(batches, parts, strict=True):
             vectors[batch.rows] = part
@@ -82,6 +92,10 @@ class InProcessEmbedder(Embedder):
         self._closed = True
         for lane in (self._query, self._ingest):
             lane.shutdown(wait=True, cancel_futures=True)
+
+    def _in_turn(self, batch: "Batch") -> Vectors:
+        self._give_way()
+        return self._model.run(batch)
 
     async def _run(self, lane: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         if self._closed:

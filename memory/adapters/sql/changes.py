@@ -43,8 +43,8 @@ _FACTS_OF_EVENTS = (
 
 # Made once: building a statement costs more than running it, and every append runs one of these.
 _COLUMNS = tuple(field.name for field in fields(NewChange))
-_INSERT = changes.insert()
-_INSERT_POSTGRESQL = changes.insert().values(xid=_THIS_TRANSACTION)
+_INSERT = changes.insert().returning(changes.c.xid, changes.c.number)
+_INSERT_POSTGRESQL = _INSERT.values(xid=_THIS_TRANSACTION)
 
 
 _AFTER = (
@@ -65,10 +65,8 @@ class SqlChanges:
             return Position()
         values = [self._values(new) for new in added]
         insert = _INSERT_POSTGRESQL if is_postgresql(self._db) else _INSERT
-        if len(values) > 1:
-            await self._db.execute(insert, values[:-1])
-        inserted = await self._db.execute(insert.returning(changes.c.xid, changes.c.number), values[-1])
-        return Position(*inserted.one())
+        inserted = await self._db.execute(insert, values)
+        return max(Position(*place) for place in inserted)
 
     def _values(self, new: NewChange) -> dict[str, Any]:
         values = {name: getattr(new, name) for name in _COLUMNS}

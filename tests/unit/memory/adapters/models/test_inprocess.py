@@ -75,6 +75,19 @@ async def test_batches_run_off_the_event_loop(model: SlowModel, embedder: InProc
     assert all(name.startswith("embed-ingest") for name in model.threads)
 
 
+async def test_an_ingest_gives_way_before_each_batch_a_query_never(model: SlowModel) -> None:
+    gave_way: list[str] = []
+    embedder = InProcessEmbedder(model, lambda: gave_way.append(threading.current_thread().name))  # type: ignore[arg-type]
+    model.go.set()
+    await embedder.embed(["query"])
+    assert not gave_way
+    await embedder.embed(MANY)
+    embedder.close()
+
+    assert len(gave_way) == len(MANY)
+    assert all(name.startswith("embed-ingest") for name in gave_way)
+
+
 @pytest.mark.parametrize("texts", [["query"], MANY])
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), OSError("no such device"), MemoryError()])
 async def test_an_error_of_torch_is_a_retryable_one(
