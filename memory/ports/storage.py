@@ -4,7 +4,7 @@
 aggregate in it. Nobody else commits. Queries live in the repositories; rows come back as frozen domain values.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -45,7 +45,7 @@ class SessionRepository(Protocol):
 
     async def locked_by_key(self, session_key: int) -> Session | None: ...
 
-    async def by_keys(self, session_keys: Iterable[int]) -> dict[int, Session]: ...
+    async def by_keys(self, session_keys: Collection[int]) -> dict[int, Session]: ...
 
     async def keys_of(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, int]: ...
 
@@ -189,8 +189,6 @@ class SegmentRepository(Protocol):
 
     async def pending(self, tenant_id: str, space: str, session_key: int | None, limit: int) -> list[PendingSegment]:
         """Segments without a vector, in the order they were made."""
-
-    async def pending_items(self, space: str, items: Sequence[ItemId]) -> list[PendingSegment]: ...
 
     async def vectors_by_hash(self, tenant_id: str, space: str, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Vectors of identical texts of the same tenant: they need not be embedded again."""

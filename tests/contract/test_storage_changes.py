@@ -273,7 +273,8 @@ async def test_vectors_are_read_by_what_they_belong_to(storage):
         memory = await add_memory(tx, session_key=session.session_key, visibility=MemoryVisibility.SESSION)
         pieces = [*segments_of(*events), new_segment(memory.item, session_key=session.session_key, seq=2)]
         await tx.segments.add(TENANT, SPACE, pieces, NOW)
-        pending = await tx.segments.pending_items(SPACE, [*(e.item for e in events), memory.item])
+        pending = await tx.segments.pending(TENANT, SPACE, session.session_key, 9)
+        pending += await tx.segments.pending(TENANT, SPACE, None, 9)
         await tx.segments.set_vectors({p.segment_key: b"%d" % n for n, p in enumerate(pending) if n != 0}, NOW)
         key = session.session_key
         two, three, of_memory = [

@@ -226,7 +226,7 @@ async def test_a_purged_memory_leaves_no_row(database, storage):
         await tx.memories.update(gone, {"text": "newer"}, None, None, NOW)
         for memory in (gone, stays):
             await tx.segments.add(TENANT, SPACE, [new_segment(memory.item, n) for n in range(2)], NOW)
-        first, *_ = await tx.segments.pending_items(SPACE, [gone.item])
+        first, *_ = await tx.segments.pending(TENANT, SPACE, None, 9)
         await tx.segments.set_vectors({first.segment_key: b"12"}, NOW)
         assert await tx.memories.purge(gone.memory_key) == {"memories": 1, "segments": 2, "vectors": 1}
         assert await tx.memories.purge(gone.memory_key) == {"memories": 0, "segments": 0, "vectors": 0}

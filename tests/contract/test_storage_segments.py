@@ -37,8 +37,6 @@ async def test_pending_segments_come_in_order_with_their_texts(storage, said):
         assert pending[0].content_hash == said[0].content.encode()
         assert await tx.segments.pending(TENANT, "another space", key, 9) == []
         assert await tx.segments.pending(TENANT, SPACE, key + 1, 9) == []
-        (one,) = await tx.segments.pending_items(SPACE, [said[1].item, 10**9])
-        assert one.text == "Two."
 
 
 async def test_spans_are_cut_by_characters_not_bytes(storage):
@@ -47,7 +45,7 @@ async def test_spans_are_cut_by_characters_not_bytes(storage):
         spans = [Span(0, 2), Span(1, 4)]
         segments = [new_segment(event.item, n, session_key=event.session_key, span=s) for n, s in enumerate(spans)]
         await tx.segments.add(TENANT, SPACE, segments, NOW)
-        assert [p.text for p in await tx.segments.pending_items(SPACE, [event.item])] == ["a🙂", "🙂漢b"]
+        assert [p.text for p in await tx.segments.pending(TENANT, SPACE, event.session_key, 9)] == ["a🙂", "🙂漢b"]
         assert await tx.segments.spans(SPACE, [event.item]) == {event.item: [(span, None) for span in spans]}
 
 
@@ -59,8 +57,6 @@ async def test_segments_of_memories_and_of_sessions_are_apart(storage, said):
         assert [p.text for p in await tx.segments.pending(TENANT, SPACE, None, 9)] == ["Tea."]
         assert memory.item not in {p.item for p in await tx.segments.pending(TENANT, SPACE, said[0].session_key, 9)}
         assert await tx.segments.pending("other", SPACE, None, 9) == []
-        mixed = await tx.segments.pending_items(SPACE, [memory.item, said[2].item])
-        assert [p.text for p in mixed] == ["Three.", "Tea."]
 
 
 async def test_cutting_the_same_event_twice_changes_nothing(storage, said):
@@ -147,7 +143,6 @@ async def test_spans_of_forty_thousand_items_are_asked_for_at_once(storage, said
         assert sorted(found) == items
         assert await tx.segments.spans("other", items) == {}
         assert await tx.segments.spans(SPACE, []) == {}
-        assert len(await tx.segments.pending_items(SPACE, [*items, *range(10**9, 10**9 + 40_000)])) == 3
 
 
 async def test_clusters_are_made_changed_and_removed(storage):

@@ -31,6 +31,9 @@ _UNION = 64
 # A count a term costs what the scope holds, one aggregation what the index holds: even at 1 % (10 terms, 100K).
 _SMALL_SCOPE = 1 / 100
 
+# Scopes whose size is remembered: one an agent.
+_SCOPES = 1_024
+
 # A score is a float32: powers of two up to here add up exactly.
 _BITS = 20
 
@@ -104,6 +107,7 @@ class Committed:
     def __init__(self, index: tantivy.Index, generation: Path) -> None:
         self._searcher = index.searcher()
         self._counted = documents_counted(generation)
+        self._known_scopes: dict[frozenset[str], int] = {}
         mean = self._searcher.aggregate(Query.all_query(), {"length": {"avg": {"field": "length"}}})
         self.average = float(mean["length"]["value"] or 0.0)
         """Terms a document. tantivy's own average still counts what was deleted and not merged away yet."""
@@ -129,9 +133,20 @@ class Committed:
         if hidden:
             clauses.append((Occur.MustNot, _any("item", hidden)))
         query = Query.const_score_query(Query.boolean_query(clauses), 0.0)
-        documents = self._count(query)
+        documents = self._documents(scope, query) if not hidden else self._count(query)
         few = scope.sessions is not None and len(scope.sessions) <= _UNION
         return Asked(query, documents, documents == self._counted, few)
+
+    def _documents(self, scope: Visible, query: Query) -> int:
+        """These files never change: a whole tenant's scope is counted once (0.8 ms at 100,000 documents)."""
+        if scope.sessions is not None:
+            return self._count(query)
+        known = self._known_scopes.get(scope.audiences)
+        if known is None:
+            if len(self._known_scopes) >= _SCOPES:
+                self._known_scopes.clear()
+            known = self._known_scopes[scope.audiences] = self._count(query)
+        return known
 
     def frequencies(self, terms: Iterable[str], asked: Asked) -> Counter[str]:
         """In how many documents of the scope each term stands."""

@@ -14,6 +14,8 @@ from memory.domain.ids import ItemId
 from memory.ports.indexes import Accept, Items, LexicalHits
 
 _WIDEN = 4
+_TIES = 32
+"""Asked for beyond `k`, so that equal scores at the border seldom cost a second search."""
 
 Scores = NDArray[np.float32]
 
@@ -50,7 +52,7 @@ class Search:
     def _ranked(self, k: int, accept: Accept | None) -> tuple[Items, Scores]:
         """Asks the files for more until `k` are accepted and no equal score is left outside, or none is left."""
         recent, recent_scores = self._recent()
-        limit = k + 1 if accept is None else _WIDEN * k
+        limit = k + _TIES if accept is None else _WIDEN * k
         while True:
             items, scores = self._found.committed.best(self._weights, self._asked, limit)
             exhausted = limit >= self._asked.documents or len(items) < limit

@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import one_of, upsert
+from memory.adapters.sql.statements import Lookup, one_of, upsert
 from memory.adapters.sql.tables import events, idempotency, sessions
 from memory.domain.events import Appended, Event, EventVisibility, Extent
 from memory.domain.principals import SHARED, private_to
 
 _INSERT = events.insert()
+_BY_KEYS = Lookup(sa.select(events), events.c.event_key)
 _COLUMNS = tuple(field.name for field in fields(Event) if field.name != "event_key")
 
 
@@ -35,10 +36,7 @@ class SqlEvents:
         return [rows.event(row) for row in await self._db.execute(query)]
 
     async def by_keys(self, event_keys: Sequence[int]) -> list[Event]:
-        if not event_keys:
-            return []
-        query = sa.select(events).where(one_of(self._db, events.c.event_key, event_keys))
-        return [rows.event(row) for row in await self._db.execute(query)]
+        return [rows.event(row) for row in await _BY_KEYS.rows(self._db, event_keys)]
 
     async def page(
         self,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import one_of, upsert
+from memory.adapters.sql.statements import Lookup, one_of, upsert
 from memory.adapters.sql.tables import memories, memory_versions, segments, sessions
 from memory.domain.ids import memory_item
 from memory.domain.memories import Memory, MemoryVisibility
@@ -18,6 +18,7 @@ from memory.domain.principals import SHARED, TENANT_WIDE, private_to
 _SELECT = sa.select(memories, sessions.c.session_id).outerjoin(
     sessions, sessions.c.session_key == memories.c.session_key
 )
+_BY_KEYS = Lookup(_SELECT, memories.c.memory_key)
 
 
 class SqlMemories:
@@ -52,10 +53,7 @@ class SqlMemories:
         await self._db.execute(memories.update().where(memories.c.memory_key == memory_key).values(scope_hash=None))
 
     async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]:
-        if not memory_keys:
-            return []
-        query = _SELECT.where(one_of(self._db, memories.c.memory_key, memory_keys))
-        return [rows.memory(row) for row in await self._db.execute(query)]
+        return [rows.memory(row) for row in await _BY_KEYS.rows(self._db, memory_keys)]
 
     async def page(
         self,

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import one_of, parts, upsert
+from memory.adapters.sql.statements import Lookup, one_of, parts, upsert
 from memory.adapters.sql.tables import events, memories, segments
 from memory.domain.ids import ItemId, is_memory, item_key
 from memory.domain.segments import NewSegment, PendingSegment, Span, TierSegment
@@ -24,6 +24,9 @@ _TIER_COLUMNS = (
     segments.c.uses,
     segments.c.last_use,
 )
+
+
+_HELD = Lookup(sa.select(segments.c.item).where(segments.c.semantic.is_(True)), segments.c.item)
 
 
 class SqlSegments:
@@ -66,12 +69,6 @@ class SqlSegments:
         if session_key is not None:
             query = query.where(segments.c.item % 2 == 0)
         return await self._with_texts(query.order_by(segments.c.segment_key).limit(limit))
-
-    async def pending_items(self, space: str, items: Sequence[ItemId]) -> list[PendingSegment]:
-        query = sa.select(segments).where(
-            one_of(self._db, segments.c.item, items), segments.c.vector.is_(None), segments.c.space == space
-        )
-        return await self._with_texts(query.order_by(segments.c.segment_key))
 
     async def vectors_by_hash(self, tenant_id: str, space: str, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -133,10 +130,7 @@ class SqlSegments:
         await self._db.execute(statement, [{"used": item, "times": times} for item, times in uses.items()])
 
     async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
-        query = sa.select(segments.c.item).where(
-            one_of(self._db, segments.c.item, items), segments.c.semantic.is_(True)
-        )
-        return set((await self._db.execute(query)).scalars())
+        return {row.item for row in await _HELD.rows(self._db, items)}
 
     async def spans(self, space: str, items: Sequence[ItemId]) -> dict[ItemId, list[tuple[Span, bytes | None]]]:
         query = sa.select(segments.c.item, segments.c.char_start, segments.c.char_end, segments.c.vector).where(

@@ -1,6 +1,6 @@
 """Sessions: their rows, their counters and what each tier holds of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import one_of, upsert
+from memory.adapters.sql.statements import Lookup, one_of, upsert
 from memory.adapters.sql.tables import (
     clusters,
     events,
@@ -26,6 +26,7 @@ from memory.domain.sessions import NewSession, Session
 _BY_ID = sa.select(sessions).where(
     sessions.c.tenant_id == sa.bindparam("tenant_id"), sessions.c.session_id == sa.bindparam("session_id")
 )
+_BY_KEYS = Lookup(sa.select(sessions), sessions.c.session_key)
 _BY_ID_LOCKED = _BY_ID.with_for_update()
 _ALL_LOCKED = (
     sa.select(sessions)
@@ -69,9 +70,8 @@ class SqlSessions:
         query = sa.select(sessions).where(sessions.c.session_key == session_key)
         return await self._one(query.with_for_update())
 
-    async def by_keys(self, session_keys: Iterable[int]) -> dict[int, Session]:
-        query = sa.select(sessions).where(one_of(self._db, sessions.c.session_key, session_keys))
-        return {row.session_key: rows.session(row) for row in await self._db.execute(query)}
+    async def by_keys(self, session_keys: Collection[int]) -> dict[int, Session]:
+        return {row.session_key: rows.session(row) for row in await _BY_KEYS.rows(self._db, session_keys)}
 
     async def keys_of(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, int]:
         query = sa.select(sessions.c.session_id, sessions.c.session_key).where(

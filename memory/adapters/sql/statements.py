@@ -1,7 +1,7 @@
 """What do the two dialects say differently?"""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,6 +28,23 @@ def one_of(connection: AsyncConnection, column: sa.Column[Any], values: Iterable
         return column == sa.any_(sa.literal(listed, postgresql.ARRAY(column.type)))
     each = sa.func.json_each(json.dumps(listed)).table_valued("value")
     return column.in_(sa.select(each.c.value))
+
+
+class Lookup:
+    """`query` where `column` has one of many values, made once: building a statement costs more than running it."""
+
+    def __init__(self, query: sa.Select[Any], column: sa.Column[Any]) -> None:
+        self._postgresql = query.where(column == sa.any_(sa.bindparam("wanted", type_=postgresql.ARRAY(column.type))))
+        each = sa.func.json_each(sa.bindparam("wanted", type_=sa.Text)).table_valued("value")
+        self._sqlite = query.where(column.in_(sa.select(each.c.value)))
+
+    async def rows(self, connection: AsyncConnection, wanted: Collection[Any]) -> list[sa.Row[Any]]:
+        if not wanted:
+            return []
+        listed = list(wanted)
+        if is_postgresql(connection):
+            return list(await connection.execute(self._postgresql, {"wanted": listed}))
+        return list(await connection.execute(self._sqlite, {"wanted": json.dumps(listed)}))
 
 
 def parts(values: list[Any]) -> list[list[Any]]:

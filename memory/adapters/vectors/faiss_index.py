@@ -80,7 +80,8 @@ class FaissIndex:
         checked = as_rows(rows, len(self))
         if not checked.size:
             return np.zeros((0, self.dimensions), np.float32)
-        return np.asarray(self._index.reconstruct_batch(checked), np.float32)
+        # FAISS' own reconstruction of these codes takes half as long again
+        return _codes(self._index)[checked].view("<f2").astype(np.float32)
 
     def keep(self, rows: Rows) -> None:
         checked = as_rows(rows, len(self))

@@ -121,14 +121,6 @@ class TenantIndex:
         dead_items = len(self.catalogue) - self.catalogue.live
         return dead_items + int((self._owners[: len(self.vectors)] < 0).sum())
 
-    def vector_of(self, item: ItemId) -> Floats | None:
-        """The first vector of an item; None when it is unknown or not embedded."""
-        row = self.catalogue.row(item)
-        if row is None or not self.catalogue.column("vectors")[row]:
-            return None
-        found: Floats = self.vectors.vectors(self.catalogue.column("first_vector")[[row]])[0]
-        return found
-
     def _without_vectors(self) -> int:
         return int((self.catalogue.column("alive") & (self.catalogue.column("vectors") == 0)).sum())
 
