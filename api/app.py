@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 import api.admin.endpoints
@@ -43,7 +44,7 @@ Errors are problem details (RFC 9457): match on `code`. Every answer has an `X-R
 
 def create_app(source: Settings | Container) -> FastAPI:
     """Settings: the container is opened and closed with the application. A container stays its owner's."""
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs with the viewer's files from its package: a browser loads nothing from the web
         title="Stratamem",
         version=VERSION,
         description=_DESCRIPTION,

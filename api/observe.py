@@ -6,7 +6,7 @@ The log holds method, route, status and time: no bodies, no queries, no headers.
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +20,7 @@ REQUEST_ID_HEADER = b"x-request-id"
 _SENT_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
+_LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 _UNMATCHED = "unmatched"
 _CLIENT_LEFT = 499
 """nginx's word for a client that went away before its answer."""
@@ -49,7 +50,9 @@ class Observe:
             await send(message)
 
         try:
-            with scope["app"].state.container.traffic.request():
+            # Who only looks, at the progress of an ingest for instance, must not slow it down.
+            waited_for = scope["method"] not in _LOOKING
+            with scope["app"].state.container.traffic.request() if waited_for else nullcontext():
                 await self._app(scope, receive, observed)
         except Exception as error:  # the last one who can answer: logged, counted, and told without internals
             _log_failure(error, request_id.decode())

@@ -53,17 +53,20 @@ async def page(
     session_id: SessionId,
     wanted: PageParameters,
     after_seq: Annotated[
-        int | None, Query(ge=0, le=MAX_INT, description="Exclusive, in the direction of reading; a cursor goes first.")
+        int | None, Query(ge=0, le=MAX_INT, description="Only what came after it, in either order.")
     ] = None,
     order: Order = Order.ASC,
 ) -> Page[EventAnswer]:
-    listing = f"events.{order}"
-    after = wanted.after_number(listing)
+    listing, descending = f"events.{order}.{session_id}", order is Order.DESC
+    place = wanted.after_number(listing)
+    if place is not None and not descending:
+        after_seq = max(place, after_seq or 0)
     events = await app.events.page(
         caller,
         session_id,
-        after_seq=after_seq if after is None else after,
+        after_seq=after_seq,
+        before_seq=place if descending else None,
         limit=wanted.read,
-        descending=order is Order.DESC,
+        descending=descending,
     )
     return wanted.cut(listing, events, EventAnswer.model_validate, lambda event: event.seq)

@@ -25,6 +25,7 @@ async def add(app: App, caller: Writer, body: AddMemories, response: Response) -
     added = await app.memories.add(caller, body.to_domain())
     if len(added) == 1:
         response.headers["ETag"] = added[0].memory.etag
+        response.headers["Location"] = f"/v1/memories/{added[0].memory.memory_id}"
     return AddedMemories(items=[AddedMemory.of(one) for one in added])
 
 

@@ -37,6 +37,8 @@ class FieldCondition(Body):
 
     @model_validator(mode="after")
     def _fits(self) -> "FieldCondition":
+        if "value" not in self.model_fields_set and self.op is not FilterOp.EXISTS:
+            raise PydanticCustomError("filter_value", "`value` is missing; for what is not there use `exists`")
         check_json(self.value, _MAX_VALUE_DEPTH)
         match self.op:
             case FilterOp.EXISTS if self.value is not None and not isinstance(self.value, bool):

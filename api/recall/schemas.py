@@ -53,7 +53,7 @@ class ResultAnswer(Answer):
     """`char_start` and `char_end` where the event is too long to be shown whole; `signals` only with `explain`."""
 
     text: str
-    score: float
+    score: float = Field(description="0 to 1; comparable within an answer, and between answers only roughly.")
     tier: TierName
     kind: str
     memory_id: str | None

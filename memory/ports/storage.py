@@ -97,10 +97,11 @@ class EventRepository(Protocol):
         audiences: frozenset[str],
         *,
         after_seq: int | None = None,
+        before_seq: int | None = None,
         limit: int,
         descending: bool = False,
     ) -> list[Event]:
-        """Visible events in `seq` order; `after_seq` is exclusive in the direction of reading."""
+        """Visible events between the two, both exclusive, in `seq` order or against it."""
 
     async def shared_from(
         self, session_key: int, token_start: int, *, below: int | None = None, limit: int

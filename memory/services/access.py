@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from memory.domain.errors import Forbidden, NotFound
+from memory.domain.errors import Forbidden, NotFound, PreconditionFailed
 from memory.domain.principals import KeyScope, Principal, Scope
 from memory.domain.sessions import Session
 from memory.ports.storage import UnitOfWork
@@ -49,6 +49,12 @@ async def scope(tx: UnitOfWork, principal: Principal, session_ids: Sequence[str]
         if session_id not in keys:
             raise _absent(session_id)
     return Scope.of(principal, tuple(sorted(keys.values())))
+
+
+def check_unchanged(if_match: str | None, etag: str) -> None:
+    """`if_match`: one entity tag or several, or `*`. Raises PreconditionFailed when none is the current one."""
+    if if_match is not None and not {"*", etag} & {tag.strip() for tag in if_match.split(",")}:
+        raise PreconditionFailed(f"it has changed meanwhile: its ETag is {etag}", etag=etag)
 
 
 def _absent(session_id: str) -> NotFound:

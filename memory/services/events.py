@@ -45,14 +45,26 @@ class Events:
         return await self._log.append(Request(principal.tenant_id, session_id, new, tokens, expected_seq, hashes))
 
     async def page(
-        self, principal: Principal, session_id: str, *, after_seq: int | None, limit: int, descending: bool = False
+        self,
+        principal: Principal,
+        session_id: str,
+        *,
+        after_seq: int | None = None,
+        before_seq: int | None = None,
+        limit: int,
+        descending: bool = False,
     ) -> list[Event]:
-        """Visible events in `seq` order, at most `limit`. Raises NotFound."""
+        """Visible events between the two, both exclusive, in `seq` order or against it. Raises NotFound."""
         async with self._storage.read() as tx:
             session = await access.session(tx, principal, session_id)
             audiences = Scope.of(principal, None).audiences
             return await tx.events.page(
-                session.session_key, audiences, after_seq=after_seq, limit=limit, descending=descending
+                session.session_key,
+                audiences,
+                after_seq=after_seq,
+                before_seq=before_seq,
+                limit=limit,
+                descending=descending,
             )
 
     async def _count(self, texts: list[str]) -> list[int]:

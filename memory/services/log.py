@@ -134,7 +134,7 @@ class Log:
         now = self._clock.now()
         for log in grown:
             if log.session.session_key == _NOT_MADE:
-                await self._make(tx, log)
+                await self._make(tx, log, now)
         if grown:
             await self._write_grown(tx, grown, now)
         for log in logs.values():
@@ -176,9 +176,9 @@ class Log:
             semantic_version=0,
         )
 
-    async def _make(self, tx: UnitOfWork, log: _Growing) -> None:
+    async def _make(self, tx: UnitOfWork, log: _Growing, now: datetime) -> None:
         """Raises _MadeElsewhere when another process was quicker: the batch is then judged anew."""
-        made = await tx.sessions.create(log.session.tenant_id, NewSession(log.session.session_id), self._clock.now())
+        made = await tx.sessions.create(log.session.tenant_id, NewSession(log.session.session_id), now)
         if made is None:
             raise _MadeElsewhere
         log.added = [replace(event, session_key=made.session_key) for event in log.added]
@@ -199,7 +199,7 @@ class Log:
             first_seq=min(event.seq for event in acknowledged),
             last_seq=max(event.seq for event in acknowledged),
             event_ids=tuple(event.event_id for event in acknowledged),
-            token_count=sum(event.token_count for event in acknowledged),
+            token_count=sum(event.token_count for event in {event.seq: event for event in acknowledged}.values()),
             repeated=not added,
         )
         log.session = log.session.grown(added)

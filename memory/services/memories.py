@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from memory.domain.changes import ChangeKind, NewChange
-from memory.domain.errors import InvalidInput, MemoryExists, NotFound, PreconditionFailed
+from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, NotFound
 from memory.domain.ids import new_id
 from memory.domain.memories import Memory, MemoryVisibility, NewMemory
 from memory.domain.operations import OperationKind
@@ -88,7 +88,7 @@ class Memories:
     ) -> Memory:
         """`changes`: text, metadata, valid_to, pinned, visibility. The old version is kept.
 
-        Raises NotFound, PreconditionFailed, InvalidInput.
+        Raises NotFound, PreconditionFailed, InvalidInput, Forbidden.
         """
         values = dict(changes)
         if "text" in values:
@@ -96,13 +96,14 @@ class Memories:
         secret = await self._secrets.of(principal.tenant_id)
         async with self._storage.write() as tx:
             memory = _seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id))
-            if if_match not in (None, "*", memory.etag):
-                raise PreconditionFailed(f"the memory has changed: its ETag is {memory.etag}", etag=memory.etag)
+            access.check_unchanged(if_match, memory.etag)
             if not values:
                 return memory
             _check_validity(memory.valid_from, values.get("valid_to"))
             visibility = values.get("visibility", memory.visibility)
             _check_visibility(visibility, memory.session_id, memory.agent_id)
+            if visibility is MemoryVisibility.PRIVATE and principal.agent_id not in (None, memory.agent_id):
+                raise Forbidden(f"only the agent '{memory.agent_id}' can make its memory private")
             scope_hash = _scope_hash(
                 secret, visibility, memory.session_key, memory.agent_id, memory.kind, values.get("text", memory.text)
             )

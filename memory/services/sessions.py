@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memory.domain.errors import Forbidden, PreconditionFailed, SessionExists
+from memory.domain.errors import Forbidden, SessionExists
 from memory.domain.principals import Principal
 from memory.domain.sessions import NewSession, Session, TierCounts
 from memory.ports.jobs import Clock
@@ -61,8 +61,7 @@ class Sessions:
             await access.session(tx, principal, session_id)
             session = await tx.sessions.locked(principal.tenant_id, session_id)
             assert session is not None
-            if if_match not in (None, "*", session.etag):
-                raise PreconditionFailed(f"the session has changed: its ETag is {session.etag}", etag=session.etag)
+            access.check_unchanged(if_match, session.etag)
             if changes:
                 session = await tx.sessions.update(session, changes, self._clock.now())
             return (await self._views(tx, [session]))[0]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PATIENCE = 0.25
+_PATIENCE = 0.1
 """Seconds. Under a load without a gap an ingest still gets a batch (about 60 ms) in so many."""
 _LULL = 0.02
 """Seconds without a request: clients that are answered together are all silent for a moment, then all back."""

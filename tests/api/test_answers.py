@@ -1,5 +1,6 @@
 """What comes back has the shapes of the contract."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -144,12 +145,32 @@ def test_the_log_is_read_in_either_direction_with_cursors_of_its_own(client: Any
             "token_count": 2,
         }
     ]
-    assert container.events.last[2] == {"after_seq": 0, "limit": 2, "descending": False}
+    assert container.events.last[2] == {"after_seq": 0, "before_seq": None, "limit": 2, "descending": False}
     following = {"cursor": first["next_cursor"], "after_seq": 0}
     assert client.get("/v1/sessions/s1/events", params=following).status_code == 200
     assert container.events.last[2]["after_seq"] == 1
     turned = client.get("/v1/sessions/s1/events", params={**following, "order": "desc"})
     assert turned.json()["code"] == "invalid_cursor"
+    elsewhere = client.get("/v1/sessions/s2/events", params=following)
+    assert elsewhere.json()["code"] == "invalid_cursor"
+
+
+def test_what_came_after_an_event_is_read_against_the_order_too(client: Any, container: Any, make: Any) -> None:
+    container.events.answers["page"] = [make.event(9), make.event(8)]
+    wanted = {"limit": 1, "after_seq": 5, "order": "desc"}
+    first = client.get("/v1/sessions/s1/events", params=wanted).json()
+    assert container.events.last[2] == {"after_seq": 5, "before_seq": None, "limit": 2, "descending": True}
+    client.get("/v1/sessions/s1/events", params={**wanted, "cursor": first["next_cursor"]})
+    assert container.events.last[2] == {"after_seq": 5, "before_seq": 9, "limit": 2, "descending": True}
+
+
+def test_the_page_that_explains_the_api_loads_nothing_from_the_web(client: Any) -> None:
+    page = client.get("/docs")
+    files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert files
+    for file in files:
+        assert file.startswith("/")
+        assert client.get(file).status_code == 200
 
 
 def test_an_append_is_handed_over_whole(client: Any, container: Any, make: Any) -> None:

@@ -113,9 +113,13 @@ def test_logged_exceptions_show_no_message_and_no_variables(settings: Any, capsy
     assert "hunter2" not in shown
 
 
-def test_work_behind_the_scenes_knows_when_a_request_is_answered(container, client):
+def test_work_behind_the_scenes_knows_when_a_request_is_answered(container, client, make):
     seen = []
-    container.sessions.answers["page"] = lambda *_, **__: seen.append(container.traffic._busy()) or []
-    assert not container.traffic._busy()
+
+    def noted(answer):
+        return lambda *_, **__: seen.append(container.traffic._requests) or answer
+
+    container.sessions.answers |= {"page": noted([]), "create": noted(make.view(1))}
     client.get("/v1/sessions")
-    assert seen == [True]
+    client.post("/v1/sessions", json={})
+    assert (seen, container.traffic._requests) == ([0, 1], 0)

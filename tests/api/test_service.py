@@ -70,6 +70,41 @@ def test_a_session_changes_only_under_its_etag(http: httpx.Client) -> None:
     assert http.get("/v1/sessions/tagged").headers["etag"] == http.patch("/v1/sessions/tagged", json={}).headers["etag"]
 
 
+def test_any_of_several_etags_will_do(http: httpx.Client) -> None:
+    etag = http.post("/v1/sessions", json={"session_id": "several"}).headers["etag"]
+    changed = http.patch("/v1/sessions/several", json={"title": "new"}, headers={"If-Match": f'"other", {etag}'})
+    assert changed.status_code == 200
+    refused = http.patch("/v1/sessions/several", json={"title": "late"}, headers={"If-Match": f'"other", {etag}'})
+    assert refused.status_code == 412
+
+
+def test_only_its_agent_makes_a_memory_private(http: httpx.Client) -> None:
+    sent = {"text": "The gate code is 4711.", "kind": "fact", "agent_id": "ann"}
+    made = http.post("/v1/memories", json={"memories": [sent]})
+    place = made.headers["location"]
+    private = {"visibility": "private"}
+    refused = http.patch(place, json=private, headers={"X-Agent-Id": "bob"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert http.get(place, headers={"X-Agent-Id": "bob"}).status_code == 200
+    assert http.patch(place, json=private, headers={"X-Agent-Id": "ann"}).status_code == 200
+    assert http.get(place, headers={"X-Agent-Id": "bob"}).status_code == 404
+
+
+def test_a_condition_says_what_it_compares_with(http: httpx.Client) -> None:
+    for op in ("eq", "ne", "in", "gt", "contains"):
+        answer = http.post("/v1/recall", json={"query": "q", "filter": {"field": "metadata.topic", "op": op}})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input"), op
+    for condition in ({"op": "exists"}, {"op": "eq", "value": None}):
+        body = {"query": "q", "filter": {"field": "metadata.topic", **condition}}
+        assert http.post("/v1/recall", json=body).status_code == 200
+
+
+def test_a_session_that_an_append_made_has_changed_no_earlier_than_it_was_made(http: httpx.Client) -> None:
+    say(http, "times", "first")
+    session = http.get("/v1/sessions/times").json()
+    assert session["created_at"] <= session["updated_at"]
+
+
 def test_a_memory_is_written_once_and_found(http: httpx.Client) -> None:
     sent = {"memories": [{"text": "Ann prefers green tea.", "kind": "preference"}]}
     first, second = (http.post("/v1/memories", json=sent).json()["items"][0] for _ in range(2))

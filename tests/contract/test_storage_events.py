@@ -153,7 +153,9 @@ async def test_pages_go_either_way(storage, mixed):
         assert await seqs(after_seq=2, limit=2) == [3, 5]
         assert await seqs(after_seq=0, limit=1) == [1]
         assert await seqs(limit=2, descending=True) == [6, 5]
-        assert await seqs(after_seq=5, limit=2, descending=True) == [3, 2]
+        assert await seqs(before_seq=5, limit=2, descending=True) == [3, 2]
+        assert await seqs(after_seq=2, before_seq=6, limit=9, descending=True) == [5, 3]
+        assert await seqs(after_seq=2, before_seq=6, limit=9) == [3, 5]
         assert await seqs(after_seq=6, limit=2) == []
 
 

@@ -44,12 +44,15 @@ class SqlEvents:
         audiences: frozenset[str],
         *,
         after_seq: int | None = None,
+        before_seq: int | None = None,
         limit: int,
         descending: bool = False,
     ) -> list[Event]:
         query = sa.select(events).where(events.c.session_key == session_key, _visible(audiences))
         if after_seq is not None:
-            query = query.where(events.c.seq < after_seq if descending else events.c.seq > after_seq)
+            query = query.where(events.c.seq > after_seq)
+        if before_seq is not None:
+            query = query.where(events.c.seq < before_seq)
         query = query.order_by(events.c.seq.desc() if descending else events.c.seq).limit(limit)
         return [rows.event(row) for row in await self._db.execute(query)]
 

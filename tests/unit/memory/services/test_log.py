@@ -43,6 +43,12 @@ async def test_many_sessions_and_tenants_share_a_transaction_and_nothing_else(co
         assert theirs == [f"n{n}" for n in range(60) if n % 5 == session and n % 2 == 1]
 
 
+async def test_an_event_that_is_named_twice_counts_once(container):
+    twice = [said("one two three", "a"), said("one two three", "a")]
+    answer = await container.events.append(ME, "s", twice)
+    assert (answer.event_ids, answer.token_count) == (("a", "a"), 3)
+
+
 async def test_what_one_is_refused_for_does_not_touch_the_others(container):
     first, conflict, repeated, unexpected, last = await together(
         container,
