@@ -77,7 +77,7 @@ def _lifespan(source: Settings | Container) -> Any:
 
 
 def _operation_id(route: APIRoute) -> str:
-    return f"{route.tags[0]}_{route.name}"
+    return "_".join(map(str, (*route.tags, route.name)))
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

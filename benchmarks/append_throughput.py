@@ -60,7 +60,7 @@ class Plan:
     ingest_rounds: int
 
 
-FULL = Plan(rounds=3, seconds=8, warm_up=2, turns=1_200, ingest_rounds=2)
+FULL = Plan(rounds=3, seconds=8, warm_up=2, turns=4_800, ingest_rounds=2)
 QUICK = Plan(rounds=1, seconds=4, warm_up=2, turns=200, ingest_rounds=1)
 
 
