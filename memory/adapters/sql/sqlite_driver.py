@@ -60,6 +60,8 @@ class Cursor:
 
 
 class Connection(aiosqlite.Connection):
+    _begins = False
+
     def cursor(self) -> Cursor:  # type: ignore[override]  # SQLAlchemy needs no more of a cursor
         return Cursor(self)
 
@@ -81,8 +83,27 @@ class Connection(aiosqlite.Connection):
 
         await self.visit(begin)
 
+    def begin_with_next(self) -> None:
+        """A reader's BEGIN goes with its first statement: SQLite takes the snapshot no earlier anyway."""
+        self._begins = True
+
+    async def rollback(self) -> None:
+        if self._begins:
+            self._begins = False  # nothing was read
+        else:
+            await super().rollback()
+
     async def visit(self, act: Any) -> None:
-        await self._execute(act, self._conn)  # type: ignore[no-untyped-call]
+        if not self._begins:
+            await self._execute(act, self._conn)  # type: ignore[no-untyped-call]
+            return
+        self._begins = False
+
+        def begin_and_act(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN")
+            act(connection)
+
+        await self._execute(begin_and_act, self._conn)  # type: ignore[no-untyped-call]
 
 
 def _retry(begin: Callable[[], object], until: float) -> None:

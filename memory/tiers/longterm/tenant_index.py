@@ -20,11 +20,12 @@ from memory.tiers.base import Candidates, Conditions, Floats, Population, Questi
 from memory.tiers.longterm.catalogue import Catalogue, Mask, Rows
 from memory.tiers.longterm.policy import widened
 from memory.tiers.longterm.settings import LongTermSettings
+from memory.tiers.longterm.view import View
 from memory.tiers.scan import indexed_text
 
-# The mean and spread of cosines in a scope of any size are known well enough from so many of its items.
-_SAMPLE = 300
 _MEASURED = 4_000
+# Kept at once, 9 bytes an item each: that of the agents that ask first after a change.
+_VIEWS = 4
 # Of a question: a page of text as a question must not make a search of a thousand terms.
 _MOST_TERMS = 64
 
@@ -53,9 +54,11 @@ class TenantIndex:
         self._settings = settings
         self._owners = _owners(catalogue, len(vectors))
         self._pending = self._without_vectors()
+        self._views: dict[frozenset[str], View] = {}
 
     def apply(self, batch: Batch) -> None:
         """Mutates. Applying a batch twice leaves the same index."""
+        self._views = {}
         for item in batch.gone:
             self._disown(self.catalogue.row(item))
             self.catalogue.remove(item)
@@ -95,17 +98,32 @@ class TenantIndex:
         return [int(item) for item in self.catalogue.column("item")[rows]]
 
     def search(self, question: Question, leaves: Leaves) -> Candidates:
-        rows = self.catalogue.in_scope(question.scope)
-        rows = rows[self._matching(rows, question.conditions, leaves)]
+        view = self._view(question, leaves)
         terms = tuple(dict.fromkeys(self.lexical.analyze(question.text)))[:_MOST_TERMS]
-        everything = len(rows) <= self._settings.scan_limit
-        limit = len(rows) if everything else self._settings.candidates
-        hits = self.lexical.search(terms, limit, self._lexical_scope(question, rows))
-        chosen = rows if everything else self._best(question, rows, hits)
-        return self._candidates(question, rows, chosen, terms, hits)
+        everything = len(view.rows) <= self._settings.scan_limit
+        limit = len(view.rows) if everything else self._settings.candidates
+        hits = self.lexical.search(terms, limit, self._lexical_scope(question, view.rows))
+        chosen = view.rows if everything else self._best(question, view, hits)
+        return self._candidates(question, view, chosen, terms, hits)
+
+    def _view(self, question: Question, leaves: Leaves) -> View:
+        conditions, scope = question.conditions, question.scope
+        plain = conditions == Conditions(now=conditions.now)
+        known = self._views.get(scope.audiences) if plain and scope.session_keys is None else None
+        if known is not None and known.since <= conditions.now < known.until:
+            return known
+        rows = self.catalogue.in_scope(scope)
+        if not plain:
+            matching = rows[self._matching(rows, conditions, leaves)]
+            return View(self.catalogue, self.vectors, matching, conditions.now, conditions.now)
+        view = View.plain(self.catalogue, self.vectors, rows, conditions.now)
+        if scope.session_keys is None and len(self._views) < _VIEWS:
+            self._views[scope.audiences] = view
+        return view
 
     def compact(self) -> None:
         """Mutates: removed items and replaced vectors leave memory, and with the next save the disk."""
+        self._views = {}
         arrays = self.catalogue.dump()
         has = np.flatnonzero(arrays["vectors"])
         counts = arrays["vectors"][has].astype(np.int64)
@@ -204,10 +222,9 @@ class TenantIndex:
 
         return LexicalScope(scope.session_keys, scope.audiences, accept)
 
-    def _best(self, question: Question, rows: Rows, hits: LexicalHits) -> Rows:
+    def _best(self, question: Question, view: View, hits: LexicalHits) -> Rows:
         """The best by vector, the best by words, the events beside them; the newest fill up to what is wanted."""
-        allowed = np.zeros(len(self.catalogue) + 1, np.bool_)
-        allowed[rows] = True
+        allowed, rows = view.allowed, view.rows
         by_words = self.catalogue.rows(hits.items.tolist())
         by_words = by_words[allowed[by_words]]
         best = np.union1d(by_words, self._nearest(question, allowed))
@@ -232,7 +249,7 @@ class TenantIndex:
             limit = widened(limit, total)
 
     def _candidates(
-        self, question: Question, rows: Rows, chosen: Rows, terms: tuple[str, ...], hits: LexicalHits
+        self, question: Question, view: View, chosen: Rows, terms: tuple[str, ...], hits: LexicalHits
     ) -> Candidates:
         facts = self.catalogue
         dense = self._dense(question.vector, chosen)
@@ -258,7 +275,7 @@ class TenantIndex:
             terms=terms,
             term_weights=hits.term_weights,
             named_terms=named_terms,
-            population=self._population(question.vector, rows, chosen, dense),
+            population=self._population(question.vector, view, chosen, dense),
         )
 
     def _named(self, agents: NDArray[np.int32], terms: tuple[str, ...]) -> tuple[Mask, Mask]:
@@ -287,16 +304,15 @@ class TenantIndex:
         best[has] = np.maximum.reduceat(scores, np.cumsum(counts) - counts)
         return best
 
-    def _population(self, query: Floats | None, rows: Rows, chosen: Rows, dense: Floats) -> Population:
-        if len(chosen) < len(rows):
-            sample = np.random.default_rng(0).choice(rows, min(_SAMPLE, len(rows)), replace=False)
-            dense = self._dense(query, np.sort(sample))
+    def _population(self, query: Floats | None, view: View, chosen: Rows, dense: Floats) -> Population:
+        if len(chosen) < len(view.rows):
+            dense = view.cosines(query)
         known = dense[~np.isnan(dense)]
         return Population(
             mean=float(known.mean()) if len(known) else 0.0,
             deviation=float(known.std()) if len(known) else 0.0,
-            size=len(rows),
-            length=float(self.catalogue.column("terms")[rows].mean()) if len(rows) else 0.0,
+            size=len(view.rows),
+            length=view.length,
         )
 
 
