@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 import api.admin.endpoints
+import api.chat.endpoints
 import api.context.endpoints
 import api.events.endpoints
 import api.health.endpoints
@@ -32,6 +33,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     api.recall.endpoints.router,
     api.context.endpoints.router,
     api.memories.endpoints.router,
+    api.chat.endpoints.router,
     api.sessions.endpoints.router,
     api.operations.endpoints.router,
     api.health.endpoints.router,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from memory.domain.errors import StratamemError
+from memory.domain.errors import Retryable, StratamemError
 
 PROBLEM_JSON = "application/problem+json"
 INVALID_INPUT = "invalid_input"
@@ -64,6 +64,7 @@ class Problem(BaseModel):
 
 
 _DESCRIPTIONS = {
+    400: "A field of OpenAI's that is not supported here, or a prompt longer than the model reads",
     401: "No key, or a wrong one",
     403: "The key lacks the scope, or is bound to another agent",
     404: "Absent, or of another tenant",
@@ -118,7 +119,7 @@ async def _on_stratamem_error(_request: Request, raised: Exception) -> Response:
     headers = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="stratamem"'
-    elif error.status == 503:
+    elif isinstance(error, Retryable):
         headers["Retry-After"] = _RETRY_AFTER
     return problem(error.status, error.code, error.detail, facts=error.facts, headers=headers)
 

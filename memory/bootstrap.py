@@ -17,17 +17,23 @@ from memory.adapters.jobs.celery_queue import CeleryQueue
 from memory.adapters.kv.null import NullKVStore
 from memory.adapters.lexical.scan import ScanIndex
 from memory.adapters.lexical.tantivy_index import TantivyIndexes
+from memory.adapters.models.generation import load_generator
 from memory.adapters.models.inprocess import load_models
+from memory.adapters.models.openai_http import OpenAIGenerator
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
+from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
+from memory.ports.generation import Generator
 from memory.ports.models import Embedder, Tokenizer
 from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
+from memory.services.embeddings import Embeddings
 from memory.services.events import Events
 from memory.services.forgetting import Forgetting
+from memory.services.generation import Generation
 from memory.services.health import Health
 from memory.services.keys import Keys
 from memory.services.log import Log
@@ -35,7 +41,7 @@ from memory.services.memories import Memories
 from memory.services.operations import Operations
 from memory.services.passages import Passages
 from memory.services.recall import Recall
-from memory.services.secrets import TenantSecrets
+from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.sessions import Sessions
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
@@ -81,6 +87,8 @@ class Container:
     events: Events
     recall: Recall
     context: Contexts
+    embeddings: Embeddings
+    generation: Generation
     memories: Memories
     operations: Operations
     forgetting: Forgetting
@@ -169,6 +177,9 @@ async def _wire(
         settings=settings.recall,
         clock=clock,
     )
+    generator = await _generator(stack, settings, tokenizer, await secrets.of(DEFAULT_TENANT)) if serving else None
+    events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
+    context = Contexts(storage, recall, Summaries(storage), tokenizer)
     return Container(
         settings=settings,
         clock=clock,
@@ -178,11 +189,13 @@ async def _wire(
         tokenizer=tokenizer,
         longterm=longterm,
         keys=Keys(storage, secrets, clock),
-        health=Health(storage, jobs, embedder, longterm, model=settings.model),
+        health=Health(storage, jobs, embedder, longterm, generator),
         sessions=Sessions(storage, hot, clock),
-        events=Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets),
+        events=events,
         recall=recall,
-        context=Contexts(storage, recall, Summaries(storage), tokenizer),
+        context=context,
+        embeddings=Embeddings(embedder, tokenizer),
+        generation=Generation(generator, events, context),
         memories=Memories(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
         forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
@@ -205,6 +218,35 @@ async def _wire(
         ),
         traffic=traffic,
     )
+
+
+async def _generator(
+    stack: AsyncExitStack, settings: Settings, tokenizer: Tokenizer, secret: bytes
+) -> Generator | None:
+    """`secret`: of the database, so that all processes of it make the same salts."""
+    if settings.model is None:
+        return None
+    wanted = settings.generation
+
+    def salt(tenant_id: str, share_group: str) -> str:
+        return keyed_hash(secret, ["kv", tenant_id, share_group]).hex()
+
+    if settings.model.startswith(("http://", "https://")):
+        remote = OpenAIGenerator(
+            settings.model,
+            wanted.remote_model,
+            wanted.remote_key,
+            tokenizer=tokenizer,
+            max_tokens=wanted.remote_tokens,
+            salt=salt,
+            timeout=wanted.remote_timeout,
+        )
+        stack.push_async_callback(remote.close)
+        return remote
+    folder = settings.data_dir.resolve() / "kv" / settings.node_name
+    local = await asyncio.to_thread(load_generator, settings.model, folder, wanted, salt)
+    stack.push_async_callback(asyncio.to_thread, local.close)
+    return local
 
 
 def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:

@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from memory.adapters.jobs.settings import JobSettings
+from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.recall.settings import RecallSettings
 from memory.tiers.hot.settings import HotSettings
@@ -44,7 +45,10 @@ class Settings(BaseSettings):
     embedder: str = Field(
         default="minilm", description="minilm (packaged), a sentence-transformers folder, or a hub id."
     )
-    model: str | None = Field(default=None, description="Reserved for generation, which this version does not have.")
+    model: str | None = Field(
+        default=None,
+        description="What writes answers: fixture, a folder, a hub id, or an OpenAI-compatible URL; unset: nothing.",
+    )
     node: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
@@ -59,6 +63,7 @@ class Settings(BaseSettings):
     semantic: SemanticSettings = SemanticSettings()
     longterm: LongTermSettings = LongTermSettings()
     recall: RecallSettings = RecallSettings()
+    generation: GenerationSettings = GenerationSettings()
 
     @property
     def storage_url(self) -> str:

@@ -6,12 +6,13 @@ Indexes and queues have reference implementations beside the real adapters: `ada
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from memory.domain.generation import CachedTokens, ChatMessage, Chunk, Delta, Finish, Finished, Prompt, Usage
 from memory.ports.models import Vectors
 
 _WORD = re.compile(r"\w+")
@@ -65,3 +66,34 @@ class WordTokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         return [match.span() for match in self._token.finditer(text)]
+
+
+@dataclass
+class ScriptedGenerator:
+    """Says what it was told to say, word by word; a token is a word. `failure` is raised after the first word."""
+
+    reply: str = "Of course I do."
+    failure: Exception | None = None
+    model: str = "scripted"
+    max_tokens: int = 4_096
+    prompts: list[Prompt] = field(default_factory=list)
+    closed: int = 0
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+        self.prompts.append(prompt)
+        try:
+            for word in self.reply.split(" "):
+                yield Delta(word + " ")
+                if self.failure is not None:
+                    raise self.failure
+            tokens = await self.count(prompt.messages)
+            yield Finished(Finish.STOP, Usage(tokens, len(self.reply.split(" ")), CachedTokens(), 0.0, 0.0))
+        finally:
+            self.closed += 1
+
+    async def count(self, messages: Sequence[ChatMessage]) -> int:
+        return sum(len(message.content.split()) for message in messages)
+
+    async def check(self) -> None:
+        if self.failure is not None:
+            raise self.failure

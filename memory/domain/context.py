@@ -65,3 +65,5 @@ class Context:
     tokens: ContextTokens
     cache: PrefixCache
     degraded: tuple[Degraded, ...]
+    private: bool = False
+    """Whether it holds text that only this agent may see."""

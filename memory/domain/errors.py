@@ -4,11 +4,14 @@ StratamemError
 ├── InvalidInput            the request can't be served as it is          422
 │   ├── InvalidText         control characters, lone surrogates           422
 │   ├── InvalidCursor       a page cursor that we did not make            422
-│   └── BudgetTooSmall      max_tokens leaves no room for the query       422
+│   ├── BudgetTooSmall      max_tokens leaves no room for the query       422
+│   ├── UnsupportedParameter  OpenAI's, but it would change the answer    400
+│   └── PromptTooLong       more tokens than the model reads              400
 ├── TooLarge                over a published limit                        413
 ├── Unauthenticated         no key, or a wrong one                        401
 ├── Forbidden               the key lacks the scope, or acts as another   403
 ├── NotFound                absent, or of another tenant                  404
+│   └── UnknownModel        no model of that name is served here          404
 ├── Conflict                the state is not what the request expects     409
 │   ├── SessionExists
 │   ├── EventConflict       same event_id, other content
@@ -16,10 +19,12 @@ StratamemError
 │   ├── MemoryExists
 │   └── SequenceConflict    expected_seq is not the last one
 ├── PreconditionFailed      If-Match names another version                412
+├── NoModelConfigured       generation needs a model: the detail says how 503
 └── Retryable               the same call may succeed later               503
     ├── StorageUnavailable
     ├── BrokerUnavailable
     ├── EmbedderUnavailable
+    ├── GeneratorUnavailable  the model's engine can't answer, or broke off
     └── TierUnavailable     one tier can't answer: the others still do
         └── IndexDamaged    checksum, size or format is wrong: rebuild it
 
@@ -54,6 +59,23 @@ class BudgetTooSmall(InvalidInput):
     code = "budget_too_small"
 
 
+class UnsupportedParameter(InvalidInput):
+    """`param` names the field, as OpenAI's clients expect it."""
+
+    code = "unsupported_parameter"
+    status = 400
+
+    def __init__(self, detail: str, *, param: str) -> None:
+        super().__init__(detail, param=param)
+
+
+class PromptTooLong(InvalidInput):
+    """400 and this code are what OpenAI's clients match on."""
+
+    code = "context_length_exceeded"
+    status = 400
+
+
 class TooLarge(StratamemError):
     code = "too_large"
     status = 413
@@ -72,6 +94,10 @@ class Forbidden(StratamemError):
 class NotFound(StratamemError):
     code = "not_found"
     status = 404
+
+
+class UnknownModel(NotFound):
+    code = "model_not_found"
 
 
 class Conflict(StratamemError):
@@ -104,6 +130,18 @@ class PreconditionFailed(StratamemError):
     status = 412
 
 
+class NoModelConfigured(StratamemError):
+    """Not retryable: it stays so until the operator sets a model."""
+
+    code = "no_model_configured"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No model is configured. Set one and restart: STRATAMEM_MODEL=<folder, hub id or engine's URL>"
+        )
+
+
 class Retryable(StratamemError):
     code = "unavailable"
     status = 503
@@ -119,6 +157,10 @@ class BrokerUnavailable(Retryable):
 
 class EmbedderUnavailable(Retryable):
     code = "embedder_unavailable"
+
+
+class GeneratorUnavailable(Retryable):
+    code = "generator_unavailable"
 
 
 class TierUnavailable(Retryable):

@@ -164,6 +164,8 @@ class RecallResult:
     metadata: Metadata
     role: str | None = None
     span: Span | None = None
+    private: bool = False
+    """Whether only one agent may see it."""
     signals: dict[str, float] | None = None
 
 

@@ -106,6 +106,7 @@ class Contexts:
                 prefix_tokens=system.tokens + summary.tokens + shown.part.tokens,
                 prefix_fingerprint=render.fingerprint(session.session_key, shown.anchor, base),
             ),
+            private=bool(private.messages) or any(result.private for result in sources),
             degraded=degraded,
         )
 

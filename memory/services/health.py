@@ -11,12 +11,12 @@ from enum import StrEnum
 from typing import Protocol
 
 from memory.domain.errors import StratamemError
+from memory.ports.generation import Generator
 from memory.ports.jobs import JobQueue
 from memory.ports.models import Embedder
 from memory.ports.storage import Storage
 
 NO_MODEL = "no model configured: generation is off; set STRATAMEM_MODEL"
-UNUSED_MODEL = "STRATAMEM_MODEL is set, but this version does not generate"
 _TIMEOUT = 1.8
 
 
@@ -58,7 +58,7 @@ class Follower(Protocol):
 
 
 class Health:
-    """`model`: what STRATAMEM_MODEL names. Each check has `timeout` seconds; they run beside each other."""
+    """`generator`: None where no model is configured. Each check has `timeout` seconds; they run beside each other."""
 
     def __init__(
         self,
@@ -66,26 +66,31 @@ class Health:
         jobs: JobQueue,
         embedder: Embedder,
         longterm: Follower,
+        generator: Generator | None = None,
         *,
-        model: str | None = None,
         timeout: float = _TIMEOUT,
     ) -> None:
         self._storage = storage
         self._jobs = jobs
         self._embedder = embedder
         self._longterm = longterm
-        self._model = model
+        self._generator = generator
         self._timeout = timeout
 
     async def check(self) -> HealthReport:
         """Never raises, and answers within the time-out."""
-        database, broker, embedder = await asyncio.gather(
+        database, broker, embedder, runtime = await asyncio.gather(
             self._entry(self._storage.ping, HealthState.DOWN, "nothing can be stored or read"),
             self._entry(self._jobs.check, HealthState.DEGRADED, "appends are stored, background work waits"),
             self._entry(self._embed, HealthState.DEGRADED, "recall finds words, not meaning"),
+            self._runtime(),
         )
-        runtime = HealthEntry(HealthState.OK, NO_MODEL if self._model is None else UNUSED_MODEL)
         return HealthReport(database, broker, self._tiers(), embedder, runtime)
+
+    async def _runtime(self) -> HealthEntry:
+        if self._generator is None:
+            return HealthEntry(HealthState.OK, NO_MODEL)
+        return await self._entry(self._generator.check, HealthState.DEGRADED, "memory serves, nothing generates")
 
     def _tiers(self) -> HealthEntry:
         failure = self._longterm.failure

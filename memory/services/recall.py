@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.domain.errors import Retryable
-from memory.domain.events import Event
+from memory.domain.events import Event, EventVisibility
 from memory.domain.ids import is_memory, item_key
-from memory.domain.memories import Memory
+from memory.domain.memories import Memory, MemoryVisibility
 from memory.domain.principals import Principal, Scope
 from memory.domain.recall import EVENT_KIND, Degraded, EventRef, Recalled, RecallRequest, RecallResult, TierName
 from memory.domain.sessions import Session
@@ -222,6 +222,7 @@ def _event_result(
         tokens=event.token_count,
         metadata=event.metadata,
         role=event.role,
+        private=event.visibility is EventVisibility.PRIVATE,
         signals=signals,
     )
 
@@ -240,5 +241,6 @@ def _memory_result(memory: Memory, tokens: int | None, score: float, signals: di
         created_at=memory.created_at,
         tokens=memory.token_count if tokens is None else tokens,
         metadata=memory.metadata,
+        private=memory.visibility is MemoryVisibility.PRIVATE,
         signals=signals,
     )

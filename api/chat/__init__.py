@@ -1,0 +1,1 @@
+"""Generation over HTTP, as OpenAI's clients expect it."""

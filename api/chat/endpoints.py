@@ -1,0 +1,98 @@
+"""OpenAI's API: an unmodified client works, and with a `memory_key` it talks to a session."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+
+from api.chat.answers import ChatAnswer, EmbeddingsAnswer, ModelAnswer, ModelsAnswer, Reply, UsageAnswer
+from api.chat.schemas import ChatRequest, EmbeddingsRequest
+from api.deps import App, Reader
+from api.errors import problems
+from memory.domain.errors import UnknownModel
+from memory.domain.generation import Chunk, Delta, Finished
+from memory.domain.ids import new_id
+from memory.services import access
+from memory.services.generation import Turn
+
+router = APIRouter(prefix="/v1", tags=["generation"])
+
+_STARTED = int(time.time())
+
+
+@router.get("/models", summary="Models that are served", responses=problems())
+async def models(app: App, caller: Reader) -> ModelsAnswer:
+    served = [name for name in (app.generation.model, app.embeddings.model) if name is not None]
+    return ModelsAnswer(data=[ModelAnswer(id=name, created=_STARTED) for name in served])
+
+
+@router.post("/embeddings", summary="Vectors of texts", responses=problems(400, 404))
+async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> EmbeddingsAnswer:
+    body.check_dimensions(app.embedder.dimensions)
+    if body.model not in (app.embeddings.model, app.settings.embedder):
+        raise UnknownModel(f"there is no embedder '{body.model}' here, only '{app.embeddings.model}'")
+    vectors, tokens = await app.embeddings.embed(body.input)
+    return EmbeddingsAnswer.of(vectors, body, model=app.embeddings.model, tokens=tokens)
+
+
+@router.post(
+    "/chat/completions",
+    summary="Answer a conversation; with `memory_key`, one that goes on",
+    response_model=ChatAnswer,
+    responses={
+        **problems(400, 404, 503),
+        200: {"content": {"text/event-stream": {}}, "description": "The answer, or with `stream` its pieces"},
+    },
+)
+async def complete(app: App, caller: Reader, body: ChatRequest) -> Response | ChatAnswer:
+    principal = access.act_as(caller, body.agent_id)
+    reply = Reply(f"chatcmpl-{new_id()}", int(time.time()), body.model)
+    async with AsyncExitStack() as stack:
+        turn = await stack.enter_async_context(app.generation.turn(principal, body.to_turn()))
+        if not body.stream:
+            return await _whole(turn, reply)
+        first = await anext(turn.chunks)  # what can't be begun is answered with a status, not inside a stream
+        kept = stack.pop_all()
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_pieces(kept, turn, first, reply, body), media_type="text/event-stream", headers=headers)
+
+
+async def _whole(turn: Turn, reply: Reply) -> ChatAnswer:
+    texts: list[str] = []
+    async for chunk in turn.chunks:
+        if isinstance(chunk, Finished):
+            return reply.whole("".join(texts), chunk.reason, _usage(turn, chunk))
+        texts.append(chunk.text)
+    raise AssertionError("an answer without an end")
+
+
+async def _pieces(
+    stack: AsyncExitStack, turn: Turn, first: Chunk, reply: Reply, body: ChatRequest
+) -> AsyncIterator[str]:
+    """When the client goes away this is closed, and with it the turn."""
+    async with stack:
+        yield _event(reply.opening().model_dump_json())
+        async for piece in _with_first(first, turn):
+            if isinstance(piece, Delta):
+                yield _event(reply.text(piece.text).model_dump_json())
+                continue
+            yield _event(reply.ending(piece.reason).model_dump_json())
+            if body.include_usage:
+                yield _event(reply.usage(_usage(turn, piece)).model_dump_json())
+        yield _event("[DONE]")
+
+
+async def _with_first(first: Chunk, turn: Turn) -> AsyncIterator[Chunk]:
+    yield first
+    async for chunk in turn.chunks:
+        yield chunk
+
+
+def _event(data: str) -> str:
+    return f"data: {data}\n\n"
+
+
+def _usage(turn: Turn, finished: Finished) -> UsageAnswer:
+    return UsageAnswer.of(finished.usage, session_tokens=turn.session_tokens, recalled=turn.recalled)

@@ -1,0 +1,23 @@
+"""What can be set about generation? `STRATAMEM_GENERATION__…`; which model it is says `STRATAMEM_MODEL`."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class GenerationSettings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    device_mib: int = Field(default=2_048, ge=1, description="KV where the model computes, in MiB.")
+    host_mib: int = Field(default=1_024, ge=0, description="KV in main memory, in MiB.")
+    disk_mib: int = Field(default=16_384, ge=0, description="KV in the data folder, in MiB; 0: none.")
+    threads: int | None = Field(default=None, ge=1, description="Cores that generation uses; unset: torch's choice.")
+    dtype: str | None = Field(
+        default=None,
+        pattern="^(float32|bfloat16|float16)$",
+        description="Of weights and KV; unset: bfloat16 on a GPU, float32 on a CPU.",
+    )
+    remote_model: str = Field(
+        default="default", description="The name that the engine knows its model by, where STRATAMEM_MODEL is a URL."
+    )
+    remote_key: str | None = Field(default=None, description="The engine's API key, where it wants one.")
+    remote_tokens: int = Field(default=32_768, ge=512, description="The context length of the engine's model.")
+    remote_timeout: float = Field(default=600.0, gt=0, description="Seconds that the engine may be silent.")

@@ -1,0 +1,110 @@
+"""What is a model asked to write, and what comes back?"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    content: str
+    name: str | None = None
+
+
+class Fidelity(StrEnum):
+    """How close the kept KV must be to what was computed; `auto` gives up exactness only under a quota."""
+
+    EXACT = "exact"
+    INT8 = "int8"
+    INT4 = "int4"
+    SPARSE = "sparse"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """`temperature` 0 is greedy; `max_tokens` bounds the answer; `logprobs`: how many alternatives per token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`memory_key`: the session whose KV may be kept. KV is shared within one tenant's `share_group` only."""
+
+    messages: tuple[ChatMessage, ...]
+    sampling: Sampling
+    memory_key: str | None
+    tenant_id: str
+    share_group: str
+    fidelity: Fidelity = Fidelity.EXACT
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """New messages to answer. With a `memory_key` they go on with that session, and are kept in it if `store`.
+
+    `context_tokens`: the most that window and recall take. `top_k`: memories considered, 0: none.
+    """
+
+    model: str
+    messages: tuple[ChatMessage, ...]
+    sampling: Sampling
+    memory_key: str | None = None
+    context_tokens: int | None = None
+    top_k: int | None = None
+    store: bool = True
+    fidelity: Fidelity = Fidelity.EXACT
+
+
+@dataclass(frozen=True, slots=True)
+class CachedTokens:
+    """Tokens of the prompt that were really not computed again, by the tier their KV came from."""
+
+    device: int = 0
+    host: int = 0
+    disk: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.device + self.host + self.disk
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """`prompt_tokens` includes the cached ones. `restore_ms`: bringing KV back; `prefill_ms`: computing the rest."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached: CachedTokens
+    prefill_ms: float
+    restore_ms: float
+
+
+class Finish(StrEnum):
+    """Why the answer ends: the model or a stop string ended it, `max_tokens` did, or it was broken off on request."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next piece of the answer, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    reason: Finish
+    usage: Usage
+
+
+Chunk = Delta | Finished

@@ -1,0 +1,169 @@
+"""An answer with memory: the session's window is the prefix, what is recalled follows, then what is new.
+
+A turn is stored whole or not at all: the new messages and the reply go into the log in one append, before the end of
+the answer is told. Turns of one session follow each other; a reply whose prompt held private text is its agent's alone.
+"""
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+
+from memory.domain.context import Context, ContextRequest, Include
+from memory.domain.errors import InvalidInput, NoModelConfigured, NotFound, PromptTooLong, UnknownModel
+from memory.domain.events import EventVisibility, NewEvent, Role
+from memory.domain.generation import ChatMessage, Chunk, Delta, Finish, Finished, Prompt, TurnRequest
+from memory.domain.principals import KeyScope, Principal
+from memory.ports.generation import Generator
+from memory.services import access
+from memory.services.context import Contexts
+from memory.services.events import Events
+
+_CONTEXT_TOKENS = 16_384
+"""Of window and recall, where nobody says otherwise."""
+_ANSWER_TOKENS = 1_024
+"""Kept free for the answer, and its bound where nobody gives one."""
+_TRIES = 4
+_WHOLE_TENANT = "tenant"
+"""The share group of a session without members (decision 16)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """`chunks`: text, then `Finished` once. `session_tokens`, `recalled`: what memory added to the prompt."""
+
+    model: str
+    chunks: AsyncGenerator[Chunk, None]
+    session_tokens: int
+    recalled: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """`new`: those of the messages that the log does not have."""
+
+    messages: tuple[ChatMessage, ...]
+    new: tuple[ChatMessage, ...]
+    session_tokens: int = 0
+    recalled: int = 0
+    private: bool = False
+
+
+class Generation:
+    def __init__(self, generator: Generator | None, events: Events, contexts: Contexts) -> None:
+        self._generator = generator
+        self._events = events
+        self._contexts = contexts
+        self._turns: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = weakref.WeakValueDictionary()
+
+    @property
+    def model(self) -> str | None:
+        """The name that clients ask for; None when generation is off."""
+        return None if self._generator is None else self._generator.model
+
+    @asynccontextmanager
+    async def turn(self, principal: Principal, request: TurnRequest) -> AsyncIterator[Turn]:
+        """Leaving the block cancels what is not finished. Raises NoModelConfigured, UnknownModel, PromptTooLong,
+        Forbidden, GeneratorUnavailable."""
+        generator = self._asked(request.model)
+        async with AsyncExitStack() as stack:
+            if request.memory_key is not None:
+                _check(principal, request)
+                await stack.enter_async_context(self._one_at_a_time(principal.tenant_id, request.memory_key))
+            prepared = await self._prepared(principal, request, generator)
+            chunks = self._answer(principal, request, generator, prepared)
+            await stack.enter_async_context(aclosing(chunks))
+            yield Turn(generator.model, chunks, prepared.session_tokens, prepared.recalled)
+
+    def _asked(self, model: str) -> Generator:
+        if self._generator is None:
+            raise NoModelConfigured
+        if model != self._generator.model:
+            raise UnknownModel(f"there is no model '{model}' here, only '{self._generator.model}'")
+        return self._generator
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, tenant_id: str, session_id: str) -> AsyncIterator[None]:
+        lock = self._turns.setdefault((tenant_id, session_id), asyncio.Lock())
+        async with lock:
+            yield
+
+    async def _prepared(self, principal: Principal, request: TurnRequest, generator: Generator) -> _Prepared:
+        """Window and recall as large as the model still reads."""
+        answer = request.sampling.max_tokens or _ANSWER_TOKENS
+        room = generator.max_tokens - min(answer, generator.max_tokens // 2)
+        budget = request.context_tokens or _CONTEXT_TOKENS
+        for _ in range(_TRIES):
+            prepared = await self._with_memory(principal, request, budget)
+            count = await generator.count(prepared.messages)
+            if count <= room or not prepared.session_tokens:
+                break
+            budget = int(budget * room / count * 0.9)  # counted by another tokenizer than the model's
+        if count > generator.max_tokens - 1:
+            raise PromptTooLong(f"the prompt has {count} tokens, the model reads {generator.max_tokens}")
+        return prepared
+
+    async def _with_memory(self, principal: Principal, request: TurnRequest, budget: int) -> _Prepared:
+        new = request.messages
+        if request.memory_key is None or budget < 1:
+            return _Prepared(new, new)
+        wanted = ContextRequest(
+            max_tokens=budget,
+            query=None,
+            include=Include(recall=False),
+        )
+        query = next((m.content for m in reversed(new) if m.role == Role.USER), None)
+        if query is not None and request.top_k != 0:
+            wanted = ContextRequest(max_tokens=budget, query=query[:4_000], top_k=request.top_k or wanted.top_k)
+        try:
+            context = await self._contexts.build(principal, request.memory_key, wanted)
+        except (NotFound, InvalidInput):  # a new session; or a budget in which nothing has room
+            return _Prepared(new, new)
+        before = _without_query(context, wanted.query)
+        known = {message.content for message in before if message.role == Role.SYSTEM}
+        fresh = tuple(m for m in new if m.role != Role.SYSTEM or m.content not in known)
+        return _Prepared((*before, *fresh), fresh, context.tokens.window, len(context.sources), context.private)
+
+    async def _answer(
+        self, principal: Principal, request: TurnRequest, generator: Generator, prepared: _Prepared
+    ) -> AsyncGenerator[Chunk, None]:
+        prompt = Prompt(
+            messages=prepared.messages,
+            sampling=replace(request.sampling, max_tokens=request.sampling.max_tokens or _ANSWER_TOKENS),
+            memory_key=request.memory_key,
+            tenant_id=principal.tenant_id,
+            share_group=_WHOLE_TENANT,
+            fidelity=request.fidelity,
+        )
+        said: list[str] = []
+        async with aclosing(generator.generate(prompt)) as chunks:
+            async for chunk in chunks:
+                if isinstance(chunk, Delta):
+                    said.append(chunk.text)
+                elif request.memory_key is not None and request.store and chunk.reason is not Finish.CANCELLED:
+                    await self._store(principal, request, prepared, "".join(said))
+                yield chunk
+                if isinstance(chunk, Finished):
+                    return
+
+    async def _store(self, principal: Principal, request: TurnRequest, prepared: _Prepared, reply: str) -> None:
+        assert request.memory_key is not None
+        events = [NewEvent(Role(m.role), m.content, name=m.name) for m in prepared.new]
+        if reply.strip():
+            visibility = EventVisibility.PRIVATE if prepared.private else EventVisibility.SESSION
+            events.append(NewEvent(Role.ASSISTANT, reply, visibility=visibility))
+        await self._events.append(principal, request.memory_key, events)
+
+
+def _check(principal: Principal, request: TurnRequest) -> None:
+    assert request.memory_key is not None
+    access.check_reach(principal, request.memory_key)
+    access.require(principal, KeyScope.READ)
+    if request.store:
+        access.require(principal, KeyScope.WRITE)
+
+
+def _without_query(context: Context, query: str | None) -> tuple[ChatMessage, ...]:
+    messages: Sequence[ChatMessage] = [ChatMessage(m.role, m.content, m.name) for m in context.messages]
+    return tuple(messages[:-1] if query is not None else messages)

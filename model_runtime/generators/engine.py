@@ -1,0 +1,293 @@
+"""How do many answers share one model? One thread computes; answers take turns, and their next tokens go together.
+
+Each turn is either one chunk of a prompt (up to the border of a block) or one token for every answer that is past its
+prompt; the two alternate, so a long prompt does not stop the others. A block that another answer is computing is waited
+for and then read (single flight). When there is nothing to compute, new blocks are copied to the host and the disk.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from model_runtime.generators.checkpoint import Checkpoint, logits
+from model_runtime.generators.job import Failed, Job
+from model_runtime.generators.sequence import Answer
+from model_runtime.kv.arena import Arena, ArenaFull
+from model_runtime.kv.cache import KVCache
+from model_runtime.kv.codecs import Codec
+from model_runtime.kv.gate import Gate
+from model_runtime.kv.sequence import SequenceKV
+from model_runtime.kv.shape import BLOCK
+
+if TYPE_CHECKING:
+    import torch
+
+_MOST_ANSWERS = 64
+_TAILS = 8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Tail:
+    """The beginning of a block that is not full, left by an answer: the next turn of the conversation goes on there."""
+
+    tokens: tuple[int, ...]
+    slot: int
+
+
+class Engine:
+    """`start()`, `submit()` from any thread, `stop()`. The thread owns the cache and the arena."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        arena: Arena,
+        cache: KVCache,
+        gate: Gate,
+        codecs: Callable[[str], Codec],
+        *,
+        threads: int | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.cache = cache
+        self._arena = arena
+        self._gate = gate
+        self._codecs = codecs
+        self._threads = threads
+        self._waiting: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._held: list[Job] = []
+        self._answers: list[Answer] = []
+        self._tails: OrderedDict[tuple[bytes, bytes | None], _Tail] = OrderedDict()
+        self._decode_next = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._main, name="generate", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        self._waiting.put(job)
+
+    def call(self, act: Callable[[], None]) -> None:
+        """Runs `act` in the engine's thread, between two turns: the only way to the cache from outside."""
+        self._waiting.put(act)
+
+    def stop(self, timeout: float = 5.0) -> bool:
+        """Answers in the making fail. False: the thread still computes."""
+        self._stopping = True
+        self._waiting.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def _main(self) -> None:
+        import torch
+
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            while not self._stopping:
+                self._listen()
+                self._turn()
+        for answer in self._answers:
+            answer.job.emit(Failed("the service is stopping"))
+
+    def _listen(self) -> None:
+        """Takes what came in; waits for it when there is nothing to compute or to copy."""
+        while not self._stopping:
+            idle = not self._answers and not self._held
+            try:
+                found = self._waiting.get(block=idle and not self.cache.write_behind())
+            except queue.Empty:
+                if idle:
+                    continue
+                break
+            if callable(found):
+                found()
+            elif found is not None:
+                self._held.append(found)
+        while self._held and len(self._answers) < _MOST_ANSWERS:
+            self._admit(self._held.pop(0))
+
+    def _turn(self) -> None:
+        self._sweep_cancelled()
+        prefilling = [answer for answer in self._answers if answer.prefilling]
+        decoding = [answer for answer in self._answers if not answer.prefilling]
+        if decoding and (self._decode_next or not prefilling):
+            self._decode_next = False
+            self._decode(decoding)
+        elif prefilling:
+            self._decode_next = True
+            self._prefill(prefilling)
+
+    def _admit(self, job: Job) -> None:
+        answer = Answer(job, self.checkpoint, self.cache, SequenceKV(self._arena), self._codecs(job.codec))
+        self._answers.append(answer)
+        with self._only_this_fails(answer):
+            self._look_up(answer)
+            self._continue_tail(answer)
+
+    def _look_up(self, answer: Answer) -> None:
+        """Reads what is known from where the answer stands. The last token is always computed: it asks for the next."""
+        known = self.cache.match(answer.job.namespace, answer.tokens[: len(answer.tokens) - 1])
+        fresh = known[len(answer.nodes) :]
+        if fresh:
+            answer.adopt(self.cache.lease(fresh))
+
+    def _continue_tail(self, answer: Answer) -> None:
+        key = (answer.job.namespace, answer.nodes[-1].block_id if answer.nodes else None)
+        tail = self._tails.get(key)
+        if tail is None:
+            return
+        rest = answer.tokens[answer.kv.length : len(answer.tokens) - 1]
+        same = next((n for n, (a, b) in enumerate(zip(tail.tokens, rest, strict=False)) if a != b), None)
+        same = min(len(tail.tokens), len(rest)) if same is None else same
+        if same:
+            self._tails.move_to_end(key)
+            answer.kv.slots.append(self._slot())
+            self._arena.copy(tail.slot, answer.kv.slots[-1], same)
+            answer.kv.length += same
+            answer.cached["device"] += same
+
+    def _prefill(self, waiting: list[Answer]) -> None:
+        computing: set[tuple[bytes, int, tuple[int, ...]]] = set()
+        for answer in waiting:
+            with self._only_this_fails(answer):
+                if not answer.kv.length % BLOCK:
+                    self._look_up(answer)
+                # Whoever is first in line computes a block, the others of the same prefix read it in their turn.
+                at = answer.kv.length // BLOCK * BLOCK
+                ahead = (answer.job.namespace, at, tuple(answer.tokens[: at + BLOCK]))
+                if ahead in computing:
+                    continue
+                computing.add(ahead)
+                self._chunk(answer)
+                self._waited(answer, waiting)
+                return
+
+    def _waited(self, answer: Answer, waiting: list[Answer]) -> None:
+        """First come, first served, but nobody twice before the others."""
+        if len(waiting) > 1 and answer in self._answers:
+            self._answers.remove(answer)
+            self._answers.append(answer)
+
+    def _chunk(self, answer: Answer) -> None:
+        if not answer.kv.room:
+            answer.kv.slots.append(self._slot())
+        begun = time.perf_counter()
+        chunk = answer.next_chunk(BLOCK)
+        hidden = self._forward([answer], [chunk])
+        last = answer.kv.length + len(chunk) == len(answer.tokens)
+        scores = logits(self.checkpoint, hidden[:, -1]) if last else None
+        answer.computed(len(chunk))
+        seconds = time.perf_counter() - begun
+        answer.prefill_seconds += seconds
+        self._gate.measured_prefill(len(chunk), seconds)
+        if scores is not None:
+            self._take(answer, scores[0])
+
+    def _decode(self, answers: list[Answer]) -> None:
+        ready = []
+        for answer in answers:
+            with self._only_this_fails(answer):
+                if not answer.kv.room:
+                    answer.kv.slots.append(self._slot())
+                ready.append(answer)
+        if not ready:
+            return
+        hidden = self._forward(ready, [answer.next_chunk(1) for answer in ready])
+        scores = logits(self.checkpoint, hidden[:, -1])
+        for answer, row in zip(ready, scores, strict=True):
+            with self._only_this_fails(answer):
+                answer.computed(1)
+                self._take(answer, row)
+
+    def _forward(self, answers: list[Answer], chunks: list[list[int]]) -> "torch.Tensor":
+        """The last hidden states: [answers, tokens of a chunk, hidden]."""
+        import torch
+
+        device = self.checkpoint.device
+        ids = torch.tensor(chunks, device=device)
+        starts = torch.tensor([[answer.kv.length] for answer in answers], device=device)
+        found: Any = self.checkpoint.model.model(
+            input_ids=ids,
+            position_ids=starts + torch.arange(ids.shape[1], device=device),
+            use_cache=False,
+            kv=[answer.kv for answer in answers],
+        )
+        states: torch.Tensor = found.last_hidden_state
+        return states
+
+    def _take(self, answer: Answer, scores: "torch.Tensor") -> None:
+        reason = answer.take(scores)
+        if reason is not None:
+            self._finish(answer)
+            answer.job.emit(answer.done(reason))
+
+    def _finish(self, answer: Answer) -> None:
+        """Its blocks stay known; its unfinished one stays for the next turn."""
+        self._answers.remove(answer)
+        self.cache.release(answer.nodes)
+        rest = answer.kv.length % BLOCK
+        if not rest:
+            for slot in answer.kv.slots[len(answer.nodes) :]:
+                self.cache.give_back(slot)
+            return
+        key = (answer.job.namespace, answer.nodes[-1].block_id if answer.nodes else None)
+        if old := self._tails.pop(key, None):
+            self.cache.give_back(old.slot)
+        start = answer.kv.length - rest
+        self._tails[key] = _Tail(tuple(answer.tokens[start : answer.kv.length]), answer.kv.slots[-1])
+        if len(self._tails) > _TAILS:
+            self.cache.give_back(self._tails.popitem(last=False)[1].slot)
+
+    def _slot(self) -> int:
+        """A tail goes before a request fails."""
+        while True:
+            try:
+                return self.cache.slot()
+            except ArenaFull:
+                if not self._tails:
+                    raise
+                self.cache.give_back(self._tails.popitem(last=False)[1].slot)
+
+    def _sweep_cancelled(self) -> None:
+        for answer in [answer for answer in self._answers if answer.job.cancelled.is_set()]:
+            self._finish(answer)
+            answer.job.emit(answer.done("cancelled"))
+
+    def _only_this_fails(self, answer: Answer) -> "_OnlyThisFails":
+        return _OnlyThisFails(self, answer)
+
+    def fail(self, answer: Answer, error: Exception) -> None:
+        logger.warning("an answer failed: %s", type(error).__name__)
+        if answer in self._answers:
+            self._answers.remove(answer)
+            self.cache.release(answer.nodes)
+            for slot in answer.kv.slots[len(answer.nodes) :]:
+                self.cache.give_back(slot)
+        answer.job.emit(Failed(str(error)))
+
+
+class _OnlyThisFails:
+    def __init__(self, engine: Engine, answer: Answer) -> None:
+        self._engine = engine
+        self._answer = answer
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            self._engine.fail(self._answer, error)
+            return True
+        return False

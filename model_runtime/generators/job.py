@@ -1,0 +1,48 @@
+"""What is the engine asked for, and what does it say about it?"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from model_runtime.generators.sampling import SamplingOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The next piece of the answer, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """`reason`: stop, length or cancelled. `cached`: tokens of the prompt by the tier they came from."""
+
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached: dict[str, int]
+    prefill_ms: float
+    restore_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The engine could not go on with this job; others are not touched."""
+
+    message: str
+
+
+Event = Text | Done | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`emit` is called in the engine's thread and must not block; after Done or Failed it is not called again."""
+
+    prompt: tuple[int, ...]
+    options: SamplingOptions
+    namespace: bytes
+    codec: str
+    emit: Callable[[Event], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)

@@ -1,0 +1,79 @@
+"""What does a process need to generate? A checkpoint, its KV in three tiers, and the engine between them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from model_runtime.generators.chat import ChatTokenizer
+from model_runtime.generators.checkpoint import Checkpoint, load
+from model_runtime.generators.engine import Engine
+from model_runtime.kv.arena import Arena
+from model_runtime.kv.cache import KVCache
+from model_runtime.kv.codecs import Codec, codec
+from model_runtime.kv.disk import DiskTier
+from model_runtime.kv.gate import Gate
+from model_runtime.kv.host import HostTier
+from model_runtime.kv.identity import NamespaceFacts
+from model_runtime.kv.shape import BLOCK
+
+_FORMAT = 1
+_GRID = BLOCK
+"""Prompts are computed on an absolute grid, so that a resumed prompt is the same computation as a cold one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """Bytes of KV by tier. `disk_bytes` 0: no KV on disk. `threads`: of the computation; None: torch's own choice."""
+
+    model: str
+    folder: Path
+    device_bytes: int = 2 << 30
+    host_bytes: int = 1 << 30
+    disk_bytes: int = 16 << 30
+    threads: int | None = None
+    dtype: str | None = None
+
+
+class Runtime:
+    """Owns its engine's thread and its files: `close()` ends them."""
+
+    def __init__(self, options: RuntimeOptions, checkpoint: Checkpoint) -> None:
+        shape = checkpoint.shape
+        self.checkpoint = checkpoint
+        self.chat = ChatTokenizer(checkpoint.tokenizer)
+        self.gate = Gate()
+        self._codecs: Callable[[str], Codec] = lru_cache(maxsize=None)(lambda name: codec(name, shape))
+        self.arena = Arena(shape, max(2, options.device_bytes // shape.block_bytes), checkpoint.device)
+        self.host = HostTier(options.host_bytes)
+        self.disk = DiskTier(options.folder / "blocks", quota_bytes=options.disk_bytes) if options.disk_bytes else None
+        self.cache = KVCache(self.arena, self.host, self.disk, gate=self.gate, codecs=self._codecs)
+        self.engine = Engine(checkpoint, self.arena, self.cache, self.gate, self._codecs, threads=options.threads)
+        self.engine.start()
+
+    def namespace(self, salt: str, policy: str) -> bytes:
+        """Everything but the tokens that decides what KV is computed, and who may share it."""
+        facts = self.checkpoint.facts
+        return NamespaceFacts(
+            format_version=_FORMAT,
+            weights=facts["weights"],
+            architecture=facts["architecture"],
+            kv_dtype=self.checkpoint.shape.dtype,
+            block_size=BLOCK,
+            policy=policy,
+            chunk_grid=_GRID,
+            libraries=facts["libraries"],
+            adapter="",
+            salt=salt,
+        ).namespace()
+
+    def close(self) -> None:
+        self.engine.stop()
+        if self.disk is not None:
+            self.disk.close()
+
+
+def open_runtime(options: RuntimeOptions) -> Runtime:
+    """Blocks for seconds. Raises UnusableModel, and OSError where the folder can't be used."""
+    options.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Runtime(options, load(options.model, cache_dir=options.folder, dtype=options.dtype))

@@ -1,0 +1,306 @@
+"""Which blocks are there, in which tiers do they lie, and who reads them?
+
+One thread owns a cache: the engine's. A block's name is a chain over all tokens from the start, so a prompt finds the
+blocks of its longest known prefix, whoever computed them; the stored token ids are compared on every hit.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from model_runtime.kv.arena import Arena, ArenaFull
+from model_runtime.kv.codecs import Codec
+from model_runtime.kv.disk import DiskTier
+from model_runtime.kv.eviction import Candidate, choose
+from model_runtime.kv.gate import Gate
+from model_runtime.kv.host import HostTier
+from model_runtime.kv.identity import block_id
+from model_runtime.kv.shape import BLOCK
+from model_runtime.kv.stored import StoredBlock
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A block that some tier holds. `slot`: where it lies on the device. `refs`: sequences that read it there."""
+
+    block_id: bytes
+    parent: bytes | None
+    index: int
+    namespace: bytes
+    token_ids: tuple[int, ...] | None
+    """None of a block that an earlier process wrote: the disk compares them when it is read."""
+    codec: Codec
+    seconds: float
+    """What computing it took."""
+    slot: int | None = None
+    refs: int = 0
+    uses: int = 0
+    last_use: float = 0.0
+    pinned_until: float = 0.0
+
+
+@dataclass(slots=True)
+class Lease:
+    """Blocks that stay on the device until they are released, and the tier each came from."""
+
+    nodes: list[Node] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=lambda: {"device": 0, "host": 0, "disk": 0})
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since the start; tokens, but for `evicted`, `wrong` and `lost`, which are blocks."""
+
+    hits: dict[str, int] = field(default_factory=lambda: {"device": 0, "host": 0, "disk": 0})
+    missed: int = 0
+    evicted: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
+    """Blocks that were known and could not be read: damaged, late, or gone."""
+
+
+class KVCache:
+    def __init__(
+        self,
+        arena: Arena,
+        host: HostTier,
+        disk: DiskTier | None,
+        *,
+        gate: Gate,
+        codecs: Callable[[str], Codec],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.counts = Counts()
+        self._arena = arena
+        self._host = host
+        self._disk = disk
+        self._gate = gate
+        self._codecs = codecs
+        self._clock = clock
+        self._nodes: dict[bytes, Node] = {}
+        self._unwritten: deque[bytes] = deque()
+        self._adopt_disk()
+
+    def match(self, namespace: bytes, token_ids: Sequence[int]) -> list[Node]:
+        """The known blocks of the longest prefix, first to last."""
+        found: list[Node] = []
+        parent: bytes | None = None
+        for start in range(0, len(token_ids) - BLOCK + 1, BLOCK):
+            tokens = tuple(token_ids[start : start + BLOCK])
+            parent = block_id(namespace, parent, tokens)
+            node = self._nodes.get(parent)
+            if node is None or not self._is(node, namespace, tokens):
+                break
+            found.append(node)
+        return found
+
+    def lease(self, nodes: Sequence[Node]) -> Lease:
+        """Brings them to the device, first to last, until one can't be had or is quicker computed again."""
+        lease = Lease()
+        for node in nodes:
+            begun = time.perf_counter()
+            source = self._bring(node)
+            if source is None:
+                break
+            lease.seconds += time.perf_counter() - begun if source != "device" else 0.0
+            node.refs += 1
+            node.uses += 1
+            node.last_use = self._clock()
+            lease.nodes.append(node)
+            lease.tokens[source] += BLOCK
+            self.counts.hits[source] += BLOCK
+        return lease
+
+    def release(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            node.refs -= 1
+            if not node.refs and node.slot is not None and self._nodes.get(node.block_id) is not node:
+                self._arena.give_back(node.slot)  # dropped while it was read
+                node.slot = None
+
+    def slot(self) -> int:
+        """A free slot; a block that nobody reads leaves the device for it. Raises ArenaFull."""
+        if not self._arena.free:
+            self._evict_from_device()
+        return self._arena.take()
+
+    def give_back(self, slot: int) -> None:
+        self._arena.give_back(slot)
+
+    def seal(
+        self,
+        namespace: bytes,
+        parent: Node | None,
+        token_ids: Sequence[int],
+        slot: int,
+        *,
+        codec: Codec,
+        seconds: float,
+    ) -> Node:
+        """The block in `slot` is full: from now on it is shared and never written. It is leased to who sealed it.
+
+        When the same block is on the device already, the slot is given back and the known one taken.
+        """
+        tokens = tuple(token_ids)
+        name = block_id(namespace, None if parent is None else parent.block_id, tokens)
+        known = self._nodes.get(name)
+        if known is not None and self._is(known, namespace, tokens):
+            if known.slot is None:
+                known.slot = slot
+            else:
+                self._arena.give_back(slot)
+            known.refs += 1
+            return known
+        index = 0 if parent is None else parent.index + 1
+        node = Node(name, None if parent is None else parent.block_id, index, namespace, tokens, codec, seconds, slot)
+        node.refs, node.last_use = 1, self._clock()
+        if codec.name != "exact":  # quantised once, from the original; from now on everybody reads the same
+            self._decode(node, self._encode(node))
+        self._nodes[name] = node
+        self._unwritten.append(name)
+        return node
+
+    def write_behind(self) -> bool:
+        """Copies one new block to the host and the disk. False: none waits."""
+        while self._unwritten:
+            node = self._nodes.get(self._unwritten.popleft())
+            if node is not None and node.slot is not None:
+                self._store(node)
+                return True
+        return False
+
+    def drop(self, node: Node, reason: str) -> int:
+        """Forgets it everywhere; bytes freed outside the device. A block that is read stays readable until released."""
+        freed = self._host.drop(node.block_id) + (self._disk.drop(node.block_id) if self._disk else 0)
+        self._nodes.pop(node.block_id, None)
+        if node.slot is not None and not node.refs:
+            self._arena.give_back(node.slot)
+            node.slot = None
+        self._count_eviction(reason)
+        return freed
+
+    def tier(self, node: Node) -> str:
+        """The fastest that holds it."""
+        if node.slot is not None:
+            return "device"
+        return "host" if self._host.has(node.block_id) else "disk"
+
+    def _is(self, node: Node, namespace: bytes, tokens: tuple[int, ...]) -> bool:
+        if node.token_ids is None and node.namespace == namespace:
+            node.token_ids = tokens  # by its name these; the disk compares what is written there
+        return node.namespace == namespace and node.token_ids == tokens
+
+    def _bring(self, node: Node) -> str | None:
+        """The tier it came from; None when it must be computed."""
+        if node.slot is not None:
+            return "device"
+        source = "host" if self._host.has(node.block_id) else "disk"
+        if not self._gate.load(source, self._arena.shape.block_bytes, BLOCK):
+            return None
+        begun = time.perf_counter()
+        stored = self._read(node, source)
+        if stored is None or stored.codec != node.codec.name:
+            self.counts.lost += 1
+            self.drop(node, "lost")
+            return None
+        try:
+            node.slot = self.slot()
+        except ArenaFull:
+            return None
+        self._decode(node, stored)
+        self._gate.measured_load(source, stored.nbytes, time.perf_counter() - begun)
+        return source
+
+    def _read(self, node: Node, source: str) -> StoredBlock | None:
+        assert node.token_ids is not None
+        if source == "host":
+            return self._host.get(node.block_id, node.token_ids)
+        return None if self._disk is None else self._disk.get(node.block_id, node.token_ids)
+
+    def _encode(self, node: Node) -> StoredBlock:
+        assert node.slot is not None
+        assert node.token_ids is not None
+        layers = tuple(node.codec.encode(self._arena.block(node.slot), sink=node.index == 0))
+        return StoredBlock(
+            node.block_id, node.parent, node.index, node.namespace, node.token_ids, node.codec.name, layers
+        )
+
+    def _decode(self, node: Node, stored: StoredBlock) -> None:
+        assert node.slot is not None
+        for layer, data in enumerate(stored.layers):
+            node.codec.decode(layer, data, self._arena.layers[layer][node.slot])
+
+    def _store(self, node: Node) -> bool:
+        """True when a copy is outside the device."""
+        on_disk = self._disk is not None and self._disk.has(node.block_id)
+        if self._host.has(node.block_id) and (on_disk or self._disk is None):
+            return True
+        stored = self._encode(node)
+        self._make_room_on_host(stored.nbytes)
+        kept = self._host.put(stored)
+        return (self._disk is not None and self._disk.put(stored)) or kept
+
+    def _evict_from_device(self) -> None:
+        there = [node for node in self._nodes.values() if node.slot is not None]
+        now = self._clock()
+        for choice in choose([self._candidate(n, now) for n in there], self._arena.shape.block_bytes, now):
+            node = self._nodes[choice.block_id]
+            if not self._store(node):
+                self.drop(node, "no tier has room")
+                continue
+            assert node.slot is not None
+            self._arena.give_back(node.slot)
+            node.slot = None
+            self._count_eviction(choice.reason)
+
+    def _make_room_on_host(self, nbytes: int) -> None:
+        need = self._host.lacks(nbytes)
+        if not need:
+            return
+        now = self._clock()
+        there = [node for node in self._nodes.values() if self._host.has(node.block_id)]
+        for choice in choose([self._candidate(n, now) for n in there], need, now):
+            node = self._nodes[choice.block_id]
+            self._host.drop(node.block_id)
+            if node.slot is None and not (self._disk is not None and self._disk.has(node.block_id)):
+                self.drop(node, "no tier has room")
+            else:
+                self._count_eviction(choice.reason)
+
+    def _candidate(self, node: Node, now: float) -> Candidate:
+        return Candidate(
+            block_id=node.block_id,
+            parent=node.parent,
+            tenant=node.namespace.hex(),  # the salt in it is the tenant's, or its share group's
+            bytes=self._arena.shape.block_bytes,
+            last_use=node.last_use,
+            uses=node.uses,
+            recompute_seconds=node.seconds,
+            pinned=node.pinned_until > now,
+            superseded=False,
+            refs=node.refs,
+        )
+
+    def _block_seconds(self) -> float:
+        rate = self._gate.tokens_per_second()
+        return 1.0 if rate is None else BLOCK / rate
+
+    def _count_eviction(self, reason: str) -> None:
+        self.counts.evicted[reason] = self.counts.evicted.get(reason, 0) + 1
+
+    def _adopt_disk(self) -> None:
+        """What an earlier process wrote is found again; its content is checked when it is read."""
+        if self._disk is None:
+            return
+        for header in self._disk.scan():
+            node = Node(
+                header.block_id,
+                header.parent,
+                header.index,
+                header.namespace,
+                None,
+                self._codecs(header.codec),
+                self._block_seconds(),
+            )
+            self._nodes[node.block_id] = node

@@ -1,0 +1,153 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from memory.domain.errors import Forbidden, GeneratorUnavailable, NoModelConfigured, PromptTooLong, UnknownModel
+from memory.domain.events import EventVisibility
+from memory.domain.generation import ChatMessage, Delta, Finished, Sampling, TurnRequest
+from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
+from memory.domain.principals import KeyScope
+from memory.services.generation import Generation
+from memory.testing import ScriptedGenerator
+from tests.unit.memory.services.conftest import ME, say
+
+ANN = replace(ME, agent_id="ann")
+
+
+@pytest.fixture
+def model():
+    return ScriptedGenerator()
+
+
+@pytest.fixture
+def generation(container, model):
+    return Generation(model, container.events, container.context)
+
+
+def said(*texts, role="user"):
+    return tuple(ChatMessage(role, text) for text in texts)
+
+
+def request(*messages, key="s", **options):
+    return TurnRequest("scripted", messages, Sampling(), memory_key=key, **options)
+
+
+async def ask(generation, asked, by=ME):
+    async with generation.turn(by, asked) as turn:
+        chunks = [chunk async for chunk in turn.chunks]
+    assert isinstance(chunks[-1], Finished)
+    return turn, "".join(chunk.text for chunk in chunks if isinstance(chunk, Delta))
+
+
+async def log_of(container, by=ME):
+    return [(e.role, e.content) for e in await container.events.page(by, "s", limit=100)]
+
+
+def contents(model):
+    return [message.content for message in model.prompts[-1].messages]
+
+
+async def test_without_a_session_only_the_messages_count_and_nothing_is_kept(container, generation, model):
+    turn, text = await ask(generation, request(*said("hello"), key=None))
+    assert (text, contents(model), turn.session_tokens) == ("Of course I do. ", ["hello"], 0)
+    assert await container.sessions.page(ME, after_key=None, limit=9) == []
+
+
+async def test_a_turn_is_kept_whole_and_the_next_one_begins_with_it(container, generation, model):
+    await ask(generation, request(*said("Do you know me?")))
+    turn, _ = await ask(generation, request(*said("And my dog?")))
+    assert contents(model) == ["Do you know me?", "Of course I do. ", "And my dog?"]
+    assert turn.session_tokens > 0
+    log = await log_of(container)
+    assert [role for role, _ in log] == ["user", "assistant", "user", "assistant"]
+    assert log[2][1] == "And my dog?"
+
+
+async def test_an_instruction_that_comes_with_every_turn_is_kept_once(container, generation, model):
+    for question in ("one?", "two?"):
+        await ask(generation, request(*said("Be brief.", role="system"), *said(question)))
+    assert [role for role, _ in await log_of(container)] == ["system", "user", "assistant", "user", "assistant"]
+    assert contents(model) == ["Be brief.", "one?", "Of course I do. ", "two?"]
+
+
+async def test_what_is_not_to_be_kept_is_not(container, generation, model):
+    await say(container, "s", "My dog is called Rex.")
+    await ask(generation, request(*said("Who is Rex?"), store=False))
+    assert contents(model)[0] == "My dog is called Rex."
+    assert await log_of(container) == [("user", "My dog is called Rex.")]
+
+
+async def test_an_answer_that_breaks_off_leaves_no_half_turn(container, generation, model):
+    await say(container, "s", "before")
+    model.failure = GeneratorUnavailable("the engine is gone")
+    with pytest.raises(GeneratorUnavailable):
+        await ask(generation, request(*said("hello")))
+    model.failure = None
+    async with generation.turn(ME, request(*said("hello"))) as turn:
+        await anext(turn.chunks)  # the client goes away here
+    assert await log_of(container) == [("user", "before")]
+    assert model.closed == 2
+    await ask(generation, request(*said("again")))  # the session is free
+
+
+async def test_turns_of_one_session_follow_each_other(container, generation):
+    await asyncio.gather(*(ask(generation, request(*said(f"question {n}"))) for n in range(5)))
+    log = await log_of(container)
+    assert [role for role, _ in log] == ["user", "assistant"] * 5
+    assert {text for role, text in log if role == "user"} == {f"question {n}" for n in range(5)}
+
+
+async def test_what_left_the_window_is_recalled_before_the_question(container, generation, model):
+    await say(
+        container, "s", "The vault opens with 7734.", *[f"small talk number {n} about the weather" for n in range(99)]
+    )
+    turn, _ = await ask(generation, request(*said("What opens the vault?"), context_tokens=300))
+    assert turn.recalled > 0
+    assert "7734" in contents(model)[-2]
+    assert contents(model)[-1] == "What opens the vault?"
+    await ask(generation, request(*said("What opens the vault?"), context_tokens=300, top_k=0))
+    assert not any("7734" in content for content in contents(model)[:-1])
+
+
+async def test_a_reply_to_private_text_is_private(container, generation):
+    secret = NewMemory("Ann's PIN is 1234.", MemoryKind.FACT, MemoryVisibility.PRIVATE, agent_id="ann")
+    await container.memories.add(ANN, [secret])
+    await ask(generation, request(*said("Which PIN has Ann?")), by=ANN)
+    (question, reply) = await container.events.page(ANN, "s", limit=9)
+    assert (question.visibility, reply.visibility) == (EventVisibility.SESSION, EventVisibility.SESSION)
+    await ask(generation, request(*said("Which PIN has Ann, again?")), by=ANN)
+    *_, reply = await container.events.page(ANN, "s", limit=9)
+    assert reply.visibility is EventVisibility.PRIVATE
+    assert len(await container.events.page(replace(ME, agent_id="bob"), "s", limit=9)) == 3
+
+
+async def test_another_agent_shares_the_session(container, generation, model):
+    await ask(generation, request(*said("I am Ann.")), by=ANN)
+    await ask(generation, request(*said("Who is here?")), by=replace(ME, agent_id="bob"))
+    assert contents(model)[0] == "I am Ann."
+
+
+async def test_no_model_and_an_unknown_one_are_told_apart(container, generation):
+    with pytest.raises(UnknownModel, match="scripted"):
+        await ask(generation, replace(request(*said("x")), model="gpt-x"))
+    with pytest.raises(NoModelConfigured, match="STRATAMEM_MODEL="):
+        await ask(Generation(None, container.events, container.context), request(*said("x")))
+
+
+async def test_window_and_recall_shrink_to_what_the_model_reads(container, generation, model):
+    await say(container, "s", *[f"word {n} " * 30 for n in range(40)])
+    model.max_tokens = 600
+    await ask(generation, request(*said("short question")))
+    assert await model.count(model.prompts[-1].messages) <= 600
+    with pytest.raises(PromptTooLong):
+        await ask(generation, request(*said("word " * 700)))
+
+
+async def test_a_key_that_may_only_read_asks_without_being_kept(container, generation):
+    reader = replace(ME, scopes=frozenset({KeyScope.READ}))
+    with pytest.raises(Forbidden):
+        await ask(generation, request(*said("x")), by=reader)
+    await say(container, "s", "there")
+    await ask(generation, request(*said("x"), store=False), by=reader)
+    assert len(await log_of(container)) == 1

@@ -1,0 +1,246 @@
+"""The engine over the hand-wired model: whatever tier its KV comes from, the answer is that of a cold run."""
+
+import queue
+import random
+import threading
+import time
+
+import pytest
+
+from model_runtime.generators.checkpoint import load
+from model_runtime.generators.job import Done, Failed, Job, Text
+from model_runtime.generators.runtime import Runtime, RuntimeOptions
+from model_runtime.generators.sampling import SamplingOptions
+from model_runtime.kv.shape import BLOCK
+
+GREEDY = SamplingOptions(temperature=0, max_tokens=12)
+MIB = 1 << 20
+BLOCK_MIB = 1
+"""A block of the fixture: 2 layers x 1 head x (K, V) x 512 x 128 x 4 bytes."""
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    return load("fixture", cache_dir=tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def started(checkpoint, tmp_path):
+    opened = []
+
+    def start(*, device=64, host=64, disk=256):
+        folder = tmp_path / "kv"
+        folder.mkdir(exist_ok=True)
+        options = RuntimeOptions(
+            "fixture", folder, device * MIB * BLOCK_MIB, host * MIB * BLOCK_MIB, disk * MIB * BLOCK_MIB, threads=1
+        )
+        opened.append(Runtime(options, checkpoint))
+        return opened[-1]
+
+    yield start
+    for runtime in opened:
+        runtime.close()
+
+
+def prompt(length, seed=0):
+    drawn = random.Random(seed)
+    return tuple(drawn.randrange(256) for _ in range(length))
+
+
+class Asked:
+    def __init__(self, runtime, tokens, options=GREEDY, salt="salt", codec="exact"):
+        self.events = queue.Queue()
+        self.job = Job(tuple(tokens), options, runtime.namespace(salt, codec), codec, self.events.put)
+        runtime.engine.submit(self.job)
+
+    def answer(self, timeout=60):
+        """The text and how it ended."""
+        text = ""
+        while True:
+            event = self.events.get(timeout=timeout)
+            if not isinstance(event, Text):
+                return text, event
+            text += event.text
+
+
+def ask(runtime, tokens, **options):
+    return Asked(runtime, tokens, **options).answer()
+
+
+def in_engine(runtime, act):
+    """What `act` returns when it is run between two turns."""
+    done = queue.Queue()
+    runtime.engine.call(lambda: done.put(act()))
+    return done.get(timeout=30)
+
+
+def settle(runtime):
+    """Until every block that is full lies on the disk."""
+    for _ in range(200):
+        if not in_engine(runtime, lambda: len(runtime.cache._unwritten)):
+            return
+        time.sleep(0.02)
+    raise AssertionError("blocks were never written")
+
+
+def test_a_prompt_that_was_asked_before_is_not_computed_again(started):
+    runtime, tokens = started(), prompt(3 * BLOCK + 100)
+    cold, first = ask(runtime, tokens)
+    warm, second = ask(runtime, tokens)
+    assert warm == cold
+    assert first.cached == {"device": 0, "host": 0, "disk": 0}
+    assert second.cached == {"device": len(tokens) - 1, "host": 0, "disk": 0}
+
+
+def test_a_conversation_that_goes_on_computes_only_what_is_new(started):
+    runtime, tokens = started(), prompt(2 * BLOCK + 300)
+    ask(runtime, tokens)
+    longer = (*tokens, *prompt(700, seed=1))
+    warm, done = ask(runtime, longer)
+    assert done.cached["device"] == len(tokens)
+    assert warm == ask(started(disk=0), longer)[0]
+
+
+def test_a_history_that_differs_keeps_what_is_common(started):
+    runtime, tokens = started(), prompt(3 * BLOCK)
+    ask(runtime, tokens)
+    other = (*tokens[: BLOCK + 40], *prompt(900, seed=2))
+    warm, done = ask(runtime, other)
+    assert done.cached["device"] == BLOCK
+    assert warm == ask(started(disk=0), other)[0]
+
+
+def test_after_a_restart_the_disk_is_read_and_the_answer_is_the_same(started):
+    first, tokens = started(), prompt(4 * BLOCK + 50)
+    cold, _ = ask(first, tokens)
+    settle(first)
+    first.close()
+    again, done = ask(started(), tokens)
+    assert again == cold
+    assert done.cached == {"device": 0, "host": 0, "disk": 4 * BLOCK}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "swap", "delete"])
+def test_damaged_files_are_computed_anew_and_never_believed(started, damage):
+    first, tokens = started(), prompt(4 * BLOCK + 50)
+    cold, _ = ask(first, tokens)
+    settle(first)
+    first.close()
+    files = sorted(first.disk._folder.glob("??/??/*.safetensors"))
+    content = [file.read_bytes() for file in files]
+    for place, file in enumerate(files):
+        match damage:
+            case "flip":
+                at = random.Random(place).randrange(len(content[place]))
+                file.write_bytes(content[place][:at] + bytes([content[place][at] ^ 16]) + content[place][at + 1 :])
+            case "cut":
+                file.write_bytes(content[place][: len(content[place]) // 2])
+            case "swap":
+                file.write_bytes(content[(place + 1) % len(files)])
+            case "delete":
+                file.unlink()
+    again, done = ask(started(), tokens)
+    assert again == cold
+    assert sum(done.cached.values()) == 0
+
+
+def test_a_small_device_makes_room_and_forgets_no_answer(started):
+    roomy, small = started(disk=0), started(device=6, host=5, disk=9)
+    prompts = [prompt(3 * BLOCK + 20, seed) for seed in range(5)]
+    expected = [ask(roomy, tokens)[0] for tokens in prompts]
+    for _ in range(2):
+        assert [ask(small, tokens)[0] for tokens in prompts] == expected
+    assert in_engine(small, lambda: small.arena.free) >= 0
+    assert small.host.bytes <= small.host.quota_bytes
+    assert small.disk.stats().bytes <= 9 * MIB
+
+
+def test_many_who_come_together_compute_a_common_prompt_once(started, monkeypatch):
+    runtime, tokens = started(), prompt(5 * BLOCK + 10)
+    computed = []
+    forward = runtime.engine._forward
+    monkeypatch.setattr(
+        runtime.engine, "_forward", lambda a, chunks: computed.append(sum(map(len, chunks))) or forward(a, chunks)
+    )
+    asked = [Asked(runtime, tokens) for _ in range(5)]
+    answers = [one.answer() for one in asked]
+    assert len({text for text, _ in answers}) == 1
+    assert sum(computed) <= 5 * BLOCK + 5 * (10 + GREEDY.max_tokens)
+
+
+def test_who_has_another_salt_shares_nothing(started):
+    runtime, tokens = started(), prompt(2 * BLOCK + 5)
+    ask(runtime, tokens, salt="one")
+    text, done = ask(runtime, tokens, salt="other")
+    assert sum(done.cached.values()) == 0
+    assert text == ask(runtime, tokens, salt="one")[0]
+
+
+def test_a_quantised_session_has_blocks_of_its_own(started):
+    runtime, tokens = started(), prompt(2 * BLOCK + 5)
+    exact, _ = ask(runtime, tokens)
+    for codec in ("int8", "int4"):
+        text, done = ask(runtime, tokens, codec=codec)
+        assert sum(done.cached.values()) == 0
+        assert ask(runtime, tokens, codec=codec)[1].cached["device"] >= 2 * BLOCK
+        assert len(text) == len(exact)
+
+
+def test_who_goes_away_is_not_written_for(started):
+    runtime = started()
+    endless = SamplingOptions(temperature=0, max_tokens=100_000)
+    asked = Asked(runtime, prompt(600), options=endless)
+    asked.events.get(timeout=30)
+    asked.job.cancelled.set()
+    _, done = asked.answer()
+    assert isinstance(done, Done)
+    assert done.reason == "cancelled"
+    assert in_engine(runtime, lambda: [node.refs for node in runtime.cache._nodes.values()]) == [0] * len(
+        runtime.cache._nodes
+    )
+
+
+def test_a_prompt_that_does_not_fit_fails_alone(started):
+    runtime = started(device=3)
+    too_long, short = Asked(runtime, prompt(5 * BLOCK)), Asked(runtime, prompt(100, seed=1))
+    _, failed = too_long.answer()
+    text, done = short.answer()
+    assert isinstance(failed, Failed)
+    assert "slots" in failed.message
+    assert (len(text) > 0, done.reason) == (True, "length")
+    assert isinstance(ask(runtime, prompt(BLOCK + 3, seed=2))[1], Done)
+
+
+def test_the_same_seed_draws_the_same_answer(started):
+    runtime, tokens = started(), prompt(64)
+    drawn = [
+        ask(runtime, tokens, options=SamplingOptions(temperature=2.0, top_p=0.95, seed=seed, max_tokens=24))[0]
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_stop_string_is_never_shown(started):
+    runtime = started()
+    tokens = runtime.chat.text_ids("abcdefgh " * 40 + "abcd")
+    text, done = ask(runtime, tokens)
+    assert text.startswith("efgh abcdefg")
+    stopped, done = ask(runtime, tokens, options=SamplingOptions(temperature=0, max_tokens=12, stop=("h ab", "zzz")))
+    assert (stopped, done.reason) == ("efg", "stop")
+
+
+def test_answers_that_come_together_are_those_that_come_alone(started):
+    runtime = started()
+    prompts = [prompt(200 + 150 * n, seed=n) for n in range(6)]
+    together = [one.answer()[0] for one in [Asked(runtime, tokens) for tokens in prompts]]
+    assert together == [ask(started(disk=0), tokens)[0] for tokens in prompts]
+
+
+def test_the_end_of_the_service_ends_its_answers(started):
+    runtime = started()
+    asked = Asked(runtime, prompt(300), options=SamplingOptions(temperature=0, max_tokens=100_000))
+    asked.events.get(timeout=30)
+    ended = threading.Thread(target=runtime.close)
+    ended.start()
+    ended.join(10)
+    assert isinstance(asked.answer()[1], Failed)

@@ -1,0 +1,91 @@
+"""The same answers as transformers' own attention, whatever the pieces in which a prompt is computed."""
+
+import pytest
+import torch
+from transformers import (
+    AttentionInterface,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from model_runtime.kv.arena import Arena
+from model_runtime.kv.sequence import SequenceKV, attention
+from model_runtime.kv.shape import BLOCK, KVShape
+
+AttentionInterface.register("stratamem", attention)
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4_096,
+}
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=16)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)),
+    "mistral, window of 700": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=700)),
+    "mistral, window of 512": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=512)),
+    "mistral, window of 40": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=40)),
+}
+TOKENS = 1_650
+
+
+def computed(model, ids, pieces, slots=None):
+    """Logits of all tokens, in pieces of at most these lengths."""
+    arena = Arena(KVShape(2, 2, 16, "float32"), 16)
+    free = iter(slots or range(16))
+    kv, found, at = SequenceKV(arena), [], 0
+    pieces = [*pieces, *[BLOCK] * 8]
+    while at < ids.shape[1]:
+        left = min(pieces.pop(0), ids.shape[1] - at)
+        while left:
+            if not kv.room:
+                kv.slots.append(next(free))
+            n = min(left, kv.room)
+            places = torch.arange(at, at + n)[None]
+            states = model.model(input_ids=ids[:, at : at + n], position_ids=places, use_cache=False, kv=[kv])
+            found.append(model.lm_head(states.last_hidden_state)[0])
+            kv.length, at, left = kv.length + n, at + n, left - n
+    return torch.cat(found)
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    return MODELS[request.param]().eval()
+
+
+@torch.inference_mode()
+def test_pieces_of_a_prompt_give_what_the_whole_gives(model):
+    ids = torch.randint(0, 97, (1, TOKENS), generator=torch.Generator().manual_seed(1))
+    expected = model(ids).logits[0]
+    model.set_attn_implementation("stratamem")
+    for pieces in ([BLOCK], [300, 50, 1, 1, 1, 400], [1, 511, 512, 13]):
+        found = computed(model, ids, pieces)
+        assert (found - expected).abs().max() < 2e-5
+        assert (found.argmax(-1) == expected.argmax(-1)).all()
+
+
+@torch.inference_mode()
+def test_where_blocks_lie_changes_no_bit():
+    torch.manual_seed(0)
+    model = MODELS["llama"]().eval()
+    model.set_attn_implementation("stratamem")
+    ids = torch.randint(0, 97, (1, TOKENS), generator=torch.Generator().manual_seed(1))
+    in_a_row, scattered = computed(model, ids, [BLOCK]), computed(model, ids, [BLOCK], slots=[9, 3, 4, 0, 15])
+    assert torch.equal(in_a_row, scattered)
+
+
+def test_what_changes_the_scores_behind_our_back_is_refused():
+    with pytest.raises(NotImplementedError, match="softcap"):
+        attention(None, *[torch.zeros(1, 1, 1, 4)] * 3, None, softcap=30.0)
