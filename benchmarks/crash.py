@@ -37,7 +37,7 @@ from benchmarks.service import Connection, Event, Service, running
 KILLS = 20
 QUICK_KILLS = 2
 CLIENTS = 4
-STREAM_SECONDS = (0.3, 3.0)
+STREAM_SECONDS = (0.2, 1.2)
 """The kill comes somewhere between."""
 BATCH = 20
 """Every fifth append has so many events, to be stored all or not at all."""

@@ -45,6 +45,11 @@ class Question:
     wanted: int
 
 
+_PRIOR = 4
+_USUAL_MEAN, _USUAL_DEVIATION = 0.1, 0.1
+"""Of the cosines of a question with all turns of a conversation (LoCoMo, MiniLM)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Population:
     """Everything in scope that matches, so that a score means the same among ten events and among a million.
@@ -56,6 +61,18 @@ class Population:
     deviation: float
     size: int
     length: float
+
+    @staticmethod
+    def of(cosines: Floats, size: int, length: float) -> "Population":
+        """Of the cosines that are known (not nan). A few say little: right after a bulk append one event has a vector.
+
+        So they are counted together with `_PRIOR` imagined ones of a usual spread.
+        """
+        known = cosines[~np.isnan(cosines)].astype(np.float64)
+        count = len(known) + _PRIOR
+        mean = (float(known.sum()) + _PRIOR * _USUAL_MEAN) / count
+        squares = float(((known - mean) ** 2).sum()) + _PRIOR * (_USUAL_DEVIATION**2 + (_USUAL_MEAN - mean) ** 2)
+        return Population(mean, float(np.sqrt(squares / count)), size, length)
 
 
 @dataclass(frozen=True, slots=True)

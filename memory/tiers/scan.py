@@ -65,7 +65,6 @@ def tells_time(text: str) -> bool:
 
 def candidates(question: str, events: Sequence[Event], dense: Floats, words: Words) -> Candidates:
     """`events` in the order of (session, seq); `dense`: float32 [n], nan without a vector."""
-    known = dense[~np.isnan(dense)]
     spoken = set(_WORD.findall(question.lower()))
     names = {event.agent_id: set(_WORD.findall(event.agent_id.lower())) for event in events if event.agent_id}
     all_names = set().union(*names.values())
@@ -86,12 +85,7 @@ def candidates(question: str, events: Sequence[Event], dense: Floats, words: Wor
         terms=words.terms,
         term_weights=words.term_weights,
         named_terms=np.array([term in all_names for term in words.terms], np.bool_),
-        population=Population(
-            mean=float(known.mean()) if len(known) else 0.0,
-            deviation=float(known.std()) if len(known) else 0.0,
-            size=len(events),
-            length=length,  # about half of the words of a text are stop words
-        ),
+        population=Population.of(dense, len(events), length),  # about half of the words of a text are stop words
     )
 
 

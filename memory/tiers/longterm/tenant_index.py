@@ -305,15 +305,8 @@ class TenantIndex:
         return best
 
     def _population(self, query: Floats | None, view: View, chosen: Rows, dense: Floats) -> Population:
-        if len(chosen) < len(view.rows):
-            dense = view.cosines(query)
-        known = dense[~np.isnan(dense)]
-        return Population(
-            mean=float(known.mean()) if len(known) else 0.0,
-            deviation=float(known.std()) if len(known) else 0.0,
-            size=len(view.rows),
-            length=view.length,
-        )
+        cosines = dense if len(chosen) == len(view.rows) else view.cosines(query)
+        return Population.of(cosines, len(view.rows), view.length)
 
 
 def document(facts: ItemFacts) -> LexicalDocument:

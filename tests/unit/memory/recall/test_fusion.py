@@ -16,7 +16,6 @@ def found(n, **given_arrays):
     """n events of one session in one sitting, with nothing in common with the question."""
     places = np.arange(n)[:, None] + np.array([-2, -1, 0, 1, 2])
     dense = given_arrays.get("dense", np.full(n, 0.1, np.float32))
-    known = dense[~np.isnan(dense)]
     arrays = {
         "items": np.arange(n) * 2,
         "sessions": np.ones(n, np.int64),
@@ -33,9 +32,7 @@ def found(n, **given_arrays):
         "terms": ("puppi", "park"),
         "term_weights": WEIGHTS,
         "named_terms": np.zeros(2, bool),
-        "population": Population(
-            float(known.mean()) if len(known) else 0.0, float(known.std()) if len(known) else 0.0, n, 8.0
-        ),
+        "population": Population.of(dense, n, 8.0),
     }
     return Candidates(**(arrays | given_arrays))
 
@@ -58,6 +55,14 @@ def test_without_common_words_the_vectors_decide_alone():
 
 def test_an_event_with_all_the_words_comes_first():
     assert order(found(6, **covered(6, [4])))[0] == 4
+
+
+@pytest.mark.parametrize("embedded", [[], [3], [3, 5], [0, 1, 2, 3, 5, 6, 7, 8]])
+def test_an_event_that_has_no_vector_yet_is_found_by_its_words_before_those_beside_it(embedded):
+    """Right after a bulk append nearly nothing is embedded."""
+    dense = np.full(9, np.nan, np.float32)
+    dense[embedded] = np.linspace(0.2, 0.5, len(embedded), dtype=np.float32)
+    assert order(found(9, dense=dense, **covered(9, [4])))[0] == 4
 
 
 def test_the_neighbours_of_a_match_come_before_strangers():
