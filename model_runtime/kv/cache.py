@@ -170,6 +170,20 @@ class KVCache:
                 return True
         return False
 
+    @property
+    def unwritten(self) -> int:
+        """New blocks that are on the device only."""
+        return len(self._unwritten)
+
+    def leave_device(self) -> int:
+        """Moves every block that nobody reads, and that another tier has room for, off the device; how many."""
+        left = 0
+        for node in [node for node in self._nodes.values() if node.slot is not None and not node.refs]:
+            if self._store(node):
+                self._vacate(node)
+                left += 1
+        return left
+
     def drop(self, node: Node, reason: str) -> int:
         """Forgets it everywhere; bytes freed outside the device. A block that is read stays readable until released."""
         freed = self._host.drop(node.block_id) + (self._disk.drop(node.block_id) if self._disk else 0)
@@ -249,10 +263,13 @@ class KVCache:
             if not self._store(node):
                 self.drop(node, "no tier has room")
                 continue
-            assert node.slot is not None
-            self._arena.give_back(node.slot)
-            node.slot = None
+            self._vacate(node)
             self._count_eviction(choice.reason)
+
+    def _vacate(self, node: Node) -> None:
+        assert node.slot is not None
+        self._arena.give_back(node.slot)
+        node.slot = None
 
     def _make_room_on_host(self, nbytes: int) -> None:
         need = self._host.lacks(nbytes)

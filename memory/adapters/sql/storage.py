@@ -173,6 +173,7 @@ def _sqlite_engine(url: sa.URL, settings: DatabaseSettings) -> AsyncEngine:
             driver: Any = connection.connection.dbapi_connection
             driver.run_async(lambda opened: opened.begin_immediate(settings.statement_timeout))
         else:
-            connection.connection.dbapi_connection.driver_connection.begin_with_next()
+            opened: Any = connection.connection.driver_connection
+            opened.begin_with_next()
 
     return engine

@@ -77,7 +77,7 @@ def in_engine(runtime, act):
 def settle(runtime):
     """Until every block that is full lies on the disk."""
     for _ in range(200):
-        if not in_engine(runtime, lambda: len(runtime.cache._unwritten)):
+        if not in_engine(runtime, lambda: runtime.cache.unwritten):
             return
         time.sleep(0.02)
     raise AssertionError("blocks were never written")
