@@ -1,6 +1,12 @@
 """What is counted? Labels are route templates, never paths: a label per session would grow without bound."""
 
+from collections.abc import Iterator, Mapping
+
 from prometheus_client import Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from memory.domain.generation import RuntimeStats
 
 REQUESTS = Counter("stratamem_http_requests_total", "Requests answered.", ["method", "route", "status"])
 SECONDS = Histogram(
@@ -11,3 +17,43 @@ SECONDS = Histogram(
 )
 EVENTS = Counter("stratamem_events_appended_total", "Events acknowledged for the first time.")
 DEGRADED = Counter("stratamem_recall_degraded_total", "Recalls that a tier did not answer.", ["tier"])
+
+
+class RuntimeMetrics(Collector):
+    """What the model runtime of this process counts itself."""
+
+    def __init__(self, stats: RuntimeStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats
+        yield _counter(
+            "kv_reused_tokens", "Tokens of prompts that were not computed again.", "tier", stats.reused_tokens
+        )
+        yield _counter("kv_evicted_blocks", "Blocks that left a tier.", "reason", stats.evicted)
+        yield _counter("kv_gate", "Blocks that were loaded, or quicker computed again.", "decision", stats.gate)
+        totals = {
+            "computed_tokens": (stats.computed_tokens, "Tokens of prompts that were computed."),
+            "written_tokens": (stats.written_tokens, "Tokens of answers."),
+            "kv_lost_blocks": (stats.lost, "Blocks that were known and could not be read."),
+            "kv_quarantined_blocks": (stats.quarantined, "Files that were not as they were written."),
+        }
+        for name, (value, text) in totals.items():
+            yield CounterMetricFamily(f"stratamem_{name}", text, value=value)
+        yield _gauge("kv_blocks", "Blocks now.", "tier", stats.blocks)
+        yield _gauge("kv_bytes", "Bytes of blocks now.", "tier", stats.bytes)
+        yield _gauge("answers", "Answers now.", "state", stats.answers)
+
+
+def _counter(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    return _labelled(CounterMetricFamily(f"stratamem_{name}", text, labels=[label]), values)
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    return _labelled(GaugeMetricFamily(f"stratamem_{name}", text, labels=[label]), values)
+
+
+def _labelled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, int]) -> Metric:
+    for label, value in values.items():
+        family.add_metric([label], value)
+    return family

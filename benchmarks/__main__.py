@@ -14,16 +14,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import RESULTS, ROOT, read_result
+from benchmarks.machine import RESULTS, ROOT, out, read_result
 
 NAMES = ("recall_latency", "append_throughput", "read_your_writes", "crash", "recall_quality")
 _BUSY = 0.5
 """Load average from which on a machine is not quiet."""
-
-out = Console()
 
 
 def run(name: str, quick: bool, arguments: Sequence[str]) -> tuple[int, float]:

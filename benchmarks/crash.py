@@ -30,9 +30,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.loader import distinct_events
-from benchmarks.machine import SEED, write_result
-from benchmarks.recall_quality import Scorers, out
+from benchmarks.machine import SEED, out, write_result
 from benchmarks.service import Connection, Event, Service, running
+from benchmarks.sets import Scorers
 
 KILLS = 20
 QUICK_KILLS = 2

@@ -23,18 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import SEED, write_result
+from benchmarks.machine import SEED, out, write_result
 from model_runtime.generators.checkpoint import Checkpoint, load
 from model_runtime.generators.fixture import write_fixture
 from model_runtime.generators.job import Done, Failed, Job
 from model_runtime.generators.runtime import Runtime, RuntimeOptions
 from model_runtime.generators.sampling import SamplingOptions
 from model_runtime.kv.shape import BLOCK
-
-out = Console()
 
 LENGTHS = (2_048, 8_192, 32_768)
 QUICK_LENGTHS = (1_536,)

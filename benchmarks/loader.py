@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.machine import SEED
-from benchmarks.recall_quality import Scorers, Selection, Task, out, tasks_of
+from benchmarks.machine import SEED, out
 from benchmarks.service import Event as Body
 from benchmarks.service import Floats, StoringEmbedder
+from benchmarks.sets import Scorers, Selection, Task, tasks_of
 from memory.adapters.models.inprocess import Models
 from memory.adapters.sql.storage import SqlStorage, SqlUnitOfWork
 from memory.bootstrap import SystemClock

@@ -11,9 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SEED = 0
+
+out = Console()
+"""Where every measurement prints."""
 
 _LIBRARIES = (
     "stratamem fastapi uvicorn pydantic sqlalchemy numpy torch transformers tokenizers faiss-cpu tantivy httpx celery"

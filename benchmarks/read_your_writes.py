@@ -26,9 +26,9 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.loader import distinct_events
-from benchmarks.machine import SEED, write_result
-from benchmarks.recall_quality import Scorers, out
+from benchmarks.machine import SEED, out, write_result
 from benchmarks.service import Connection, Event, own_queue, percentiles, running, working
+from benchmarks.sets import Scorers
 
 APPENDS = 1_000
 QUICK_APPENDS = 40

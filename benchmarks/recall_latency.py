@@ -10,19 +10,15 @@ Then: how long until a restarted service is ready, its memory, and where the tim
 """
 
 import argparse
-import asyncio
 import contextlib
-import inspect
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +27,12 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.bare_recall import Bare, bare_calls
 from benchmarks.loader import Corpus, Question, corpus, fill
-from benchmarks.machine import ROOT, SEED, write_result
-from benchmarks.recall_quality import Scorers, out
+from benchmarks.machine import SEED, out, write_result
+from benchmarks.recall_stages import NODE, WARM_UP, stages
 from benchmarks.service import Connection, Service, percentiles, running
+from benchmarks.sets import Scorers
 from memory.adapters.models.inprocess import Models, load_models
 
 TARGET_MS = 50.0
@@ -45,10 +43,6 @@ SIZES = (1_000, 10_000, 100_000)
 QUICK_SIZES = (1_000, 3_000)
 QUESTIONS = 500
 QUICK_QUESTIONS = 40
-WARM_UP = 20
-BEST = 200
-"""What each of the bare calls returns; the service ranks as many."""
-NODE = "bench"
 SETTINGS = {"STRATAMEM_NODE": NODE}
 _SAVED_WITHIN = 300.0
 
@@ -77,8 +71,8 @@ def measure(size: int, questions: int, scorers: Scorers, models: Models) -> dict
         taken = Taken()
         with bare_calls(folder) as bare:
             body = _restarted(folder, filled, questions, bare, taken)
-        stages = _stages(folder, _drawn(filled, questions))
-        return _figures(taken) | body | first | {"load_s": round(load_seconds, 1), "stages_ms": stages}
+        parts = stages(folder, [question.text for question in _drawn(filled, questions)])
+        return _figures(taken) | body | first | {"load_s": round(load_seconds, 1), "stages_ms": parts}
 
 
 def _write_store(folder: Path, filled: Corpus, models: Models) -> None:
@@ -99,7 +93,7 @@ def _first_start(folder: Path, question: Question) -> dict[str, Any]:
     return {"first_recall_builds_indexes_s": round(seconds, 2)}
 
 
-def _restarted(folder: Path, filled: Corpus, questions: int, bare: "Bare", taken: Taken) -> dict[str, Any]:
+def _restarted(folder: Path, filled: Corpus, questions: int, bare: Bare, taken: Taken) -> dict[str, Any]:
     started = time.perf_counter()
     with running(folder=folder, settings=SETTINGS) as service:
         ready = time.perf_counter() - started
@@ -124,7 +118,7 @@ def _drawn(filled: Corpus, questions: int) -> list[Question]:
     return filled.questions[:questions]
 
 
-def _ask(connection: Connection, bare: "Bare", questions: Sequence[Question], taken: Taken) -> None:
+def _ask(connection: Connection, bare: Bare, questions: Sequence[Question], taken: Taken) -> None:
     """Ours, the bare calls, ours in one session: turn by turn, so that what disturbs one disturbs all."""
     warm_up = Taken()
     for question in random.Random(SEED + 1).choices(questions, k=WARM_UP):
@@ -133,7 +127,7 @@ def _ask(connection: Connection, bare: "Bare", questions: Sequence[Question], ta
         _ask_one(connection, bare, question, taken)
 
 
-def _ask_one(connection: Connection, bare: "Bare", question: Question, taken: Taken) -> None:
+def _ask_one(connection: Connection, bare: Bare, question: Question, taken: Taken) -> None:
     _recall(connection, {"query": question.text}, taken.tenant, taken)
     for threads, parts in bare.ask(question.text).items():
         taken.bare.setdefault(threads, []).append(parts)
@@ -197,228 +191,6 @@ def _memory(pid: int) -> dict[str, float]:
     return {name: round(int(lines[key].split()[0]) / 1024) for name, key in (("now", "VmRSS"), ("peak", "VmHWM"))}
 
 
-class Bare:
-    """The bare calls, in a process of their own, asked over a pipe; it measures itself."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._answer()
-
-    def ask(self, text: str) -> dict[str, dict[str, float]]:
-        """Milliseconds of each call, by number of threads."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(text) + "\n")
-        self._process.stdin.flush()
-        found: dict[str, dict[str, float]] = self._answer()
-        return found
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("the process of the bare calls ended; its error is above")
-        return json.loads(line)
-
-
-@contextmanager
-def bare_calls(folder: Path) -> Iterator[Bare]:
-    with _part("bare", str(folder)) as process:
-        yield Bare(process)
-
-
-@contextmanager
-def _part(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A part of this program in a process of its own, ended by its id."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.recall_latency", "--part", *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def serve_bare(folder: Path) -> None:
-    """Answers each question on stdin with the milliseconds of each call, on stdout."""
-    import torch
-
-    from model_runtime.embedders import sentence_transformer
-
-    model = sentence_transformer.load("minilm")
-    search_vectors, search_words = _faiss(folder), _tantivy(folder)
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        text = json.loads(line)
-        answer = {}
-        for threads in sorted({1, os.cpu_count() or 1}):
-            torch.set_num_threads(threads)
-            begun = time.perf_counter()
-            vector = model.embed([text])
-            embedded = time.perf_counter()
-            search_vectors(vector, threads)
-            near = time.perf_counter()
-            search_words(text)
-            end = time.perf_counter()
-            parts = {"embed": embedded - begun, "vectors": near - embedded, "words": end - near}
-            answer[str(threads)] = {name: 1_000 * seconds for name, seconds in parts.items()}
-        print(json.dumps(answer), flush=True)
-
-
-def _faiss(folder: Path) -> Callable[[Any, int], object]:
-    import faiss
-
-    vectors = np.load(folder / "vectors.npy").astype(np.float32)
-    index = faiss.IndexScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    index.add(vectors)
-
-    def search(vector: Any, threads: int) -> object:
-        faiss.omp_set_num_threads(threads)
-        return index.search(vector, BEST)
-
-    return search
-
-
-def _tantivy(folder: Path) -> Callable[[str], object]:
-    """With the service's own terms (no stop words): with tantivy's default analysis the bare search is slower."""
-    import tantivy
-
-    from memory.adapters.lexical.analysis import Analyzer
-
-    analyzer = Analyzer()
-    builder = tantivy.SchemaBuilder().add_unsigned_field("item", stored=False, indexed=True, fast=True)
-    schema = builder.add_text_field("words", tokenizer_name="whitespace", index_option="freq").build()
-    index = tantivy.Index(schema)
-    writer = index.writer(50_000_000, 1)
-    for item, text in enumerate(json.loads((folder / "texts.json").read_text("utf-8"))):
-        made = tantivy.Document()
-        made.add_unsigned("item", item)
-        made.add_text("words", " ".join(analyzer.terms(text)))
-        writer.add_document(made)
-    writer.commit()
-    writer.wait_merging_threads()
-    index.reload()
-    searcher = index.searcher()
-
-    def search(text: str) -> object:
-        terms = [
-            (tantivy.Occur.Should, tantivy.Query.term_query(schema, "words", term, index_option="freq"))
-            for term in dict.fromkeys(analyzer.terms(text))
-        ]
-        hits = searcher.search(tantivy.Query.boolean_query(terms), BEST, count=False).hits
-        return searcher.fast_field_values("item", [address for _, address in hits])
-
-    return search
-
-
-class Stopwatch:
-    """How long do the parts of a recall take? Wraps them in this process; a part that is gone is left out."""
-
-    def __init__(self) -> None:
-        self.laps: list[dict[str, float]] = []
-        self._now: dict[str, float] = {}
-
-    def watch(self, name: str, owner: Any, attribute: str) -> None:
-        plain = getattr(owner, attribute, None)
-        if plain is None:
-            return
-
-        async def later(*arguments: Any, **named: Any) -> Any:
-            with self._timed(name):
-                return await plain(*arguments, **named)
-
-        def at_once(*arguments: Any, **named: Any) -> Any:
-            with self._timed(name):
-                return plain(*arguments, **named)
-
-        setattr(owner, attribute, later if inspect.iscoroutinefunction(plain) else at_once)
-
-    def lap(self) -> None:
-        self.laps.append(self._now)
-        self._now = {}
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._now[name] = self._now.get(name, 0.0) + 1_000 * (time.perf_counter() - begun)
-
-
-def watched() -> Stopwatch:
-    """Dots: the name before a dot contains the one after it."""
-    from memory.adapters.lexical.tantivy_index import TantivyIndex
-    from memory.adapters.models.inprocess import InProcessEmbedder
-    from memory.services import recall
-    from memory.tiers.longterm.catalogue import Catalogue
-    from memory.tiers.longterm.opened import OpenTenant
-    from memory.tiers.longterm.tenant_index import TenantIndex
-    from memory.tiers.longterm.tier import LongTermTier
-
-    watch = Stopwatch()
-    for name, owner, attribute in (
-        ("recall", recall.Recall, "recall"),
-        ("recall.question", recall.Recall, "_question"),
-        ("recall.question.embed", InProcessEmbedder, "embed"),
-        ("recall.rank", recall.Recall, "_ranked"),
-        ("recall.rank.catch_up", OpenTenant, "catch_up"),
-        ("recall.rank.embed_newest", LongTermTier, "_embed_newest"),
-        ("recall.rank.filter_values", LongTermTier, "_leaves"),
-        ("recall.rank.without_vectors", TenantIndex, "without_vectors"),
-        ("recall.rank.search", TenantIndex, "search"),
-        ("recall.rank.search.conditions", TenantIndex, "_matching"),
-        ("recall.rank.search.words", TantivyIndex, "search"),
-        ("recall.rank.search.vectors", TenantIndex, "_nearest"),
-        ("recall.rank.search.candidates", TenantIndex, "_candidates"),
-        ("recall.rank.search.candidates.population", TenantIndex, "_population"),
-        ("recall.rank.scope (in search and without_vectors)", Catalogue, "in_scope"),
-        ("recall.rank.fusion", recall, "fuse"),
-        ("recall.read_texts", recall.Recall, "_read"),
-        ("recall.fit", recall.Recall, "_fitted"),
-    ):
-        watch.watch(name, owner, attribute)
-    return watch
-
-
-def _stages(folder: Path, questions: Sequence[Question]) -> dict[str, dict[str, float]]:
-    """Over all sessions, without HTTP: p50 and p95 by part."""
-    (folder / "questions.json").write_text(json.dumps([question.text for question in questions]), "utf-8")
-    with _part("stages", str(folder)) as process:
-        printed, _ = process.communicate(timeout=1_200)
-    found: dict[str, dict[str, float]] = json.loads(printed.splitlines()[-1])
-    return found
-
-
-def print_stages(folder: Path) -> None:
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(json.dumps(runner.run(_time_stages(folder))))
-
-
-async def _time_stages(folder: Path) -> dict[str, dict[str, float]]:
-    from memory import bootstrap
-    from memory.domain.principals import DEFAULT_TENANT, Principal
-    from memory.domain.recall import RecallRequest
-    from memory.settings import Settings
-
-    settings = Settings(_env_file=None, data_dir=folder / "data", database_url=None, node=NODE)
-    questions = json.loads((folder / "questions.json").read_text("utf-8"))
-    watch = watched()
-    async with bootstrap.build(settings) as container:
-        for text in questions[:WARM_UP] + questions:
-            await container.recall.recall(Principal(DEFAULT_TENANT), RecallRequest(text))
-            watch.lap()
-    laps = watch.laps[min(WARM_UP, len(questions)) :]
-    names = sorted({name for lap in laps for name in lap})
-    return {name: percentiles([lap.get(name, 0.0) for lap in laps], (50, 95)) for name in names}
-
-
 def show(sizes: dict[str, Any]) -> None:
     table = Table(title="recall, milliseconds (p50 / p95 / p99)", title_justify="left")
     for column in ("events", "all sessions", "one session", "bare calls", "ratio (p95)", "restart", "memory"):
@@ -436,14 +208,14 @@ def show(sizes: dict[str, Any]) -> None:
         for failure in body["failed"][:3]:
             out.print(f"[red]failed[/] {failure}")
     out.print(table)
-    stages = Table(title="where the time goes, ms p50 / p95 (in process, all sessions)", title_justify="left")
-    stages.add_column("part")
+    table = Table(title="where the time goes, ms p50 / p95 (in process, all sessions)", title_justify="left")
+    table.add_column("part")
     for size in sizes:
-        stages.add_column(f"{int(size):,}", justify="right")
+        table.add_column(f"{int(size):,}", justify="right")
     for name in dict.fromkeys(name for body in sizes.values() for name in body["stages_ms"]):
         found = [body["stages_ms"].get(name, {}) for body in sizes.values()]
-        stages.add_row(name, *(f"{f['p50']:.2f} / {f['p95']:.2f}" if f else "" for f in found))
-    out.print(stages)
+        table.add_row(name, *(f"{f['p50']:.2f} / {f['p95']:.2f}" if f else "" for f in found))
+    out.print(table)
 
 
 def _row(figures: dict[str, Any]) -> str:
@@ -464,10 +236,6 @@ def verdict(sizes: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    if options.part:
-        kind, folder = options.part
-        {"bare": serve_bare, "stages": print_stages}[kind](Path(folder))
-        return
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was started is ended
     load = os.getloadavg()[0]
     scorers = Scorers.found()
@@ -489,7 +257,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small stores, few questions: does everything run?")
     parser.add_argument("--sizes", type=int, nargs="+", help=f"events; {' '.join(map(str, SIZES))}")
     parser.add_argument("--questions", type=int)
-    parser.add_argument("--part", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
     options.questions = options.questions or (QUICK_QUESTIONS if options.quick else QUESTIONS)

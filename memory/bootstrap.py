@@ -15,9 +15,10 @@ from typing import Protocol
 
 from memory.adapters.jobs.celery_queue import CeleryQueue
 from memory.adapters.kv.null import NullKVStore
+from memory.adapters.kv.runtime import RuntimeKVStore
 from memory.adapters.lexical.scan import ScanIndex
 from memory.adapters.lexical.tantivy_index import TantivyIndexes
-from memory.adapters.models.generation import load_generator
+from memory.adapters.models.generation import InProcessGenerator, load_generator
 from memory.adapters.models.inprocess import load_models
 from memory.adapters.models.openai_http import OpenAIGenerator
 from memory.adapters.sql.storage import SqlStorage
@@ -134,7 +135,8 @@ async def _wire(
     embedder, tokenizer = models.embedder, models.tokenizer
     lease = timedelta(seconds=settings.jobs.lease)
     secrets = TenantSecrets(storage, clock)
-    kv = NullKVStore()
+    generator = await _generator(stack, settings, tokenizer, await secrets.of(DEFAULT_TENANT)) if serving else None
+    kv = RuntimeKVStore(generator) if isinstance(generator, InProcessGenerator) else NullKVStore()
     hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
     semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
     consolidation = Consolidation(
@@ -159,6 +161,7 @@ async def _wire(
         settings=settings.longterm,
         clock=clock,
         report=_report_rebuild,
+        purged=kv.forget,
     )
     usage, activity = Usage(storage, clock), Activity()
     if serving:
@@ -177,7 +180,6 @@ async def _wire(
         settings=settings.recall,
         clock=clock,
     )
-    generator = await _generator(stack, settings, tokenizer, await secrets.of(DEFAULT_TENANT)) if serving else None
     events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
     context = Contexts(storage, recall, Summaries(storage), tokenizer)
     return Container(

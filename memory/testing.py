@@ -94,6 +94,9 @@ class ScriptedGenerator:
     async def count(self, messages: Sequence[ChatMessage]) -> int:
         return sum(len(message.content.split()) for message in messages)
 
+    def stats(self) -> None:
+        return None
+
     async def check(self) -> None:
         if self.failure is not None:
             raise self.failure

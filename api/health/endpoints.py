@@ -5,6 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.deps import App
 from api.health.schemas import Live, Ready, Version
+from api.metrics import RuntimeMetrics
 from api.version import VERSION
 
 router = APIRouter(tags=["health"])
@@ -32,8 +33,10 @@ async def ready(app: App, response: Response) -> Ready:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics() -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(app: App) -> Response:
+    runtime = app.generation.stats()
+    text = generate_latest() + (b"" if runtime is None else generate_latest(RuntimeMetrics(runtime)))
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/version", summary="Which version this is")

@@ -33,6 +33,10 @@ class Sampling:
     logprobs: int | None = None
 
 
+WHOLE_TENANT = "tenant"
+"""The share group of sessions without members (decision 16)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """`memory_key`: the session whose KV may be kept. KV is shared within one tenant's `share_group` only."""
@@ -84,6 +88,27 @@ class Usage:
     cached: CachedTokens
     prefill_ms: float
     restore_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeStats:
+    """Of this process since its start. Tiers are device, host and disk; what is not tokens or bytes is blocks."""
+
+    reused_tokens: dict[str, int]
+    """Tokens of prompts that were not computed again, by the tier they came from."""
+    computed_tokens: int
+    written_tokens: int
+    blocks: dict[str, int]
+    bytes: dict[str, int]
+    evicted: dict[str, int]
+    """By reason."""
+    lost: int
+    """Known, and damaged, late or gone when it was to be read."""
+    quarantined: int
+    gate: dict[str, int]
+    """Blocks that were loaded, and that were quicker computed again."""
+    answers: dict[str, int]
+    """In the making, and waiting for a place."""
 
 
 class Finish(StrEnum):

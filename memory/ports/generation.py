@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from memory.domain.generation import ChatMessage, Chunk, Prompt
+from memory.domain.generation import ChatMessage, Chunk, Prompt, RuntimeStats
 
 
 class Generator(Protocol):
@@ -24,6 +24,9 @@ class Generator(Protocol):
 
     async def count(self, messages: Sequence[ChatMessage]) -> int:
         """Tokens of the messages as the model reads them. Runs off the event loop."""
+
+    def stats(self) -> RuntimeStats | None:
+        """None where the engine is elsewhere: it has metrics of its own."""
 
     async def check(self) -> None:
         """Raises GeneratorUnavailable."""

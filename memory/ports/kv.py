@@ -34,6 +34,9 @@ class KVStore(Protocol):
     async def drop(self, session_key: int, ranges: Sequence[TokenRange] | None = None) -> int:
         """Forgets these ranges (None: all of the session) on every device. Returns the number of blocks dropped."""
 
+    async def forget(self, tenant_id: str) -> int:
+        """Drops all KV of a tenant, on every device: something that it may hold is purged. The number of blocks."""
+
     async def usage(self, session_key: int) -> KVUsage: ...
 
     async def verify(self) -> list[str]:

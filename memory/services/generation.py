@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 from memory.domain.context import Context, ContextRequest, Include
 from memory.domain.errors import InvalidInput, NoModelConfigured, NotFound, PromptTooLong, UnknownModel
 from memory.domain.events import EventVisibility, NewEvent, Role
-from memory.domain.generation import ChatMessage, Chunk, Delta, Finish, Finished, Prompt, TurnRequest
+from memory.domain.generation import (
+    WHOLE_TENANT,
+    ChatMessage,
+    Chunk,
+    Delta,
+    Finish,
+    Finished,
+    Prompt,
+    RuntimeStats,
+    TurnRequest,
+)
 from memory.domain.principals import KeyScope, Principal
 from memory.ports.generation import Generator
 from memory.services import access
@@ -25,8 +35,6 @@ _CONTEXT_TOKENS = 16_384
 _ANSWER_TOKENS = 1_024
 """Kept free for the answer, and its bound where nobody gives one."""
 _TRIES = 4
-_WHOLE_TENANT = "tenant"
-"""The share group of a session without members (decision 16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,9 @@ class Generation:
     def model(self) -> str | None:
         """The name that clients ask for; None when generation is off."""
         return None if self._generator is None else self._generator.model
+
+    def stats(self) -> RuntimeStats | None:
+        return None if self._generator is None else self._generator.stats()
 
     @asynccontextmanager
     async def turn(self, principal: Principal, request: TurnRequest) -> AsyncIterator[Turn]:
@@ -133,7 +144,7 @@ class Generation:
             sampling=replace(request.sampling, max_tokens=request.sampling.max_tokens or _ANSWER_TOKENS),
             memory_key=request.memory_key,
             tenant_id=principal.tenant_id,
-            share_group=_WHOLE_TENANT,
+            share_group=WHOLE_TENANT,
             fidelity=request.fidelity,
         )
         said: list[str] = []

@@ -64,6 +64,8 @@ class Engine:
         self._held: list[Job] = []
         self._answers: list[Answer] = []
         self._tails: OrderedDict[tuple[bytes, bytes | None], _Tail] = OrderedDict()
+        self.computed_tokens = 0
+        self.written_tokens = 0
         self._decode_next = False
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="generate", daemon=True)
@@ -88,6 +90,14 @@ class Engine:
     @property
     def running(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def answering(self) -> int:
+        return len(self._answers)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._held) + self._waiting.qsize()
 
     def _main(self) -> None:
         import torch
@@ -190,6 +200,7 @@ class Engine:
         scores = logits(self.checkpoint, hidden[:, -1]) if last else None
         answer.computed(len(chunk))
         seconds = time.perf_counter() - begun
+        self.computed_tokens += len(chunk)
         answer.prefill_seconds += seconds
         self._gate.measured_prefill(len(chunk), seconds)
         if scores is not None:
@@ -229,6 +240,7 @@ class Engine:
 
     def _take(self, answer: Answer, scores: "torch.Tensor") -> None:
         reason = answer.take(scores)
+        self.written_tokens += 1
         if reason is not None:
             self._finish(answer)
             answer.job.emit(answer.done(reason))
@@ -267,6 +279,14 @@ class Engine:
 
     def _only_this_fails(self, answer: Answer) -> "_OnlyThisFails":
         return _OnlyThisFails(self, answer)
+
+    def forget(self, namespaces: frozenset[bytes]) -> int:
+        """In the engine's thread. Answers that read what must go fail: they may be asked again."""
+        for answer in [answer for answer in self._answers if answer.job.namespace in namespaces]:
+            self.fail(answer, RuntimeError("what it read was purged meanwhile"))
+        for key in [key for key in self._tails if key[0] in namespaces]:
+            self.cache.give_back(self._tails.pop(key).slot)
+        return self.cache.forget(namespaces)
 
     def fail(self, answer: Answer, error: Exception) -> None:
         logger.warning("an answer failed: %s", type(error).__name__)

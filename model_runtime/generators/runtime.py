@@ -1,9 +1,11 @@
 """What does a process need to generate? A checkpoint, its KV in three tiers, and the engine between them."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from model_runtime.generators.chat import ChatTokenizer
 from model_runtime.generators.checkpoint import Checkpoint, load
@@ -66,6 +68,29 @@ class Runtime:
             adapter="",
             salt=salt,
         ).namespace()
+
+    def stats(self) -> dict[str, Any]:
+        """From any thread: counts of one moment, or of two moments close to each other."""
+        gate, engine = self.gate.stats(), self.engine
+        return self.cache.stats() | {
+            "computed_tokens": engine.computed_tokens,
+            "written_tokens": engine.written_tokens,
+            "gate": {"load": gate.loads, "recompute": gate.recomputes},
+            "answers": {"running": engine.answering, "waiting": engine.waiting},
+        }
+
+    def forget(self, namespaces: frozenset[bytes]) -> "Future[int]":
+        """Drops every block of these namespaces on every tier; the number of them, once it is done."""
+        done: Future[int] = Future()
+
+        def forget() -> None:
+            try:
+                done.set_result(self.engine.forget(namespaces))
+            except Exception as error:
+                done.set_exception(error)
+
+        self.engine.call(forget)
+        return done
 
     def close(self) -> None:
         self.engine.stop()

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from model_runtime.kv.arena import Arena, ArenaFull
 from model_runtime.kv.codecs import Codec
@@ -51,10 +52,9 @@ class Lease:
 
 @dataclass(slots=True)
 class Counts:
-    """Since the start; tokens, but for `evicted`, `wrong` and `lost`, which are blocks."""
+    """Since the start. `hits`: tokens by tier; the others are blocks."""
 
     hits: dict[str, int] = field(default_factory=lambda: {"device": 0, "host": 0, "disk": 0})
-    missed: int = 0
     evicted: dict[str, int] = field(default_factory=dict)
     lost: int = 0
     """Blocks that were known and could not be read: damaged, late, or gone."""
@@ -193,6 +193,32 @@ class KVCache:
             node.slot = None
         self._count_eviction(reason)
         return freed
+
+    def forget(self, namespaces: frozenset[bytes]) -> int:
+        """Drops every block of these namespaces, and what lies in quarantine, whosever it is; the number of blocks."""
+        gone = [node for node in self._nodes.values() if node.namespace in namespaces]
+        for node in gone:
+            self.drop(node, "purged")
+        if self._disk is not None:
+            self._disk.empty_quarantine()
+        return len(gone)
+
+    def stats(self) -> dict[str, Any]:
+        """From any thread."""
+        disk = self._disk.stats() if self._disk is not None else None
+        on_device = self._arena.slots - self._arena.free
+        return {
+            "reused_tokens": dict(self.counts.hits),
+            "evicted": dict(self.counts.evicted),
+            "lost": self.counts.lost,
+            "quarantined": disk.quarantined if disk else 0,
+            "blocks": {"device": on_device, "host": len(self._host), "disk": disk.blocks if disk else 0},
+            "bytes": {
+                "device": on_device * self._arena.shape.block_bytes,
+                "host": self._host.bytes,
+                "disk": disk.bytes if disk else 0,
+            },
+        }
 
     def tier(self, node: Node) -> str:
         """The fastest that holds it."""

@@ -98,6 +98,11 @@ class DiskTier:
             if header is not None:
                 yield header
 
+    def empty_quarantine(self) -> None:
+        """Damaged or not, the files hold token ids."""
+        for file in (self._folder / "quarantine").glob("*"):
+            file.unlink(missing_ok=True)
+
     def stats(self) -> DiskStats:
         with self._changing:
             return DiskStats(len(self._sizes), self._total, self._quarantined, self._failed_writes, self._late_reads)

@@ -101,6 +101,7 @@ class FakeContainer:
         self.embedder.answers["embed"] = [[1.0]]
         self.longterm = SimpleNamespace(failure=None)
         self.traffic = Traffic()
+        self.generation = SimpleNamespace(stats=lambda: None, model=None)
         self.health = Health(self.store, self.jobs, self.embedder, self.longterm, timeout=0.2)  # type: ignore[arg-type]
         self.sessions, self.events, self.recall, self.context = Service(), Service(), Service(), Service()
         self.memories, self.forgetting, self.operations, self.admin = Service(), Service(), Service(), Service()

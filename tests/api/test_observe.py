@@ -123,3 +123,17 @@ def test_work_behind_the_scenes_knows_when_a_request_is_answered(container, clie
     client.get("/v1/sessions")
     client.post("/v1/sessions", json={})
     assert (seen, container.traffic._requests) == ([0, 1], 0)
+
+
+def test_metrics_tell_what_the_runtime_counts(container, client):
+    from memory.domain.generation import RuntimeStats
+
+    tiers = {"device": 1, "host": 2, "disk": 3}
+    stats = RuntimeStats(tiers, 4, 5, tiers, tiers, {"least_value": 6}, 7, 8, {"load": 9}, {"running": 10})
+    assert "stratamem_kv" not in client.get("/metrics").text
+    container.generation.stats = lambda: stats
+    lines = client.get("/metrics").text.splitlines()
+    assert 'stratamem_kv_reused_tokens_total{tier="disk"} 3.0' in lines
+    assert 'stratamem_kv_evicted_blocks_total{reason="least_value"} 6.0' in lines
+    assert "stratamem_kv_quarantined_blocks_total 8.0" in lines
+    assert 'stratamem_answers{state="running"} 10.0' in lines

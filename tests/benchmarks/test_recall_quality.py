@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from benchmarks.recall_quality import Item, Selection, Task, _event, _part, _turns
 from benchmarks.service import Service, StoredVectors
+from benchmarks.sets import Item, Selection, Task, _event, _part, _turns
 
 
 def _task(count: int) -> Task:

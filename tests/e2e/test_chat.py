@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from tests.e2e.server import Server, ok
+from tests.e2e.server import Server, ok, until
 
 MODEL = "stratamem-fixture-handwired-recall"
 LONG = "the garden behind the house " * 60
@@ -26,7 +25,9 @@ def client(chatting: Server) -> openai.OpenAI:
 
 
 def client_of(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none needed here", max_retries=0)
+    return openai.OpenAI(
+        base_url=f"{server.http.base_url}/v1".replace("//v1", "/v1"), api_key="none needed here", max_retries=0
+    )
 
 
 def ask(client: openai.OpenAI, text: str, *, key: str | None = None, **options: Any) -> Any:
@@ -115,15 +116,25 @@ def test_after_a_kill_the_session_s_kv_comes_back_from_disk(new_server: Callable
     server = new_server(MODEL="fixture")
     with server:
         first = ask(client_of(server), LONG, key=name)
-        blocks = Path(server.data) / "kv"
-        deadline = time.monotonic() + 10
-        while len(list(blocks.rglob("*.safetensors"))) < 3 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: len(list((server.data / "kv").rglob("*.safetensors"))) >= 4, what="blocks are on disk")
         server.kill()
         server.start()
         again = ask(client_of(server), LONG, key="another-session-of-this-tenant")
         assert again.choices[0].message.content == first.choices[0].message.content
         assert again.usage.memory["cached"]["disk"] >= 1_024
+
+
+def test_a_purge_takes_the_kv_along(new_server: Callable[..., Server], name: str) -> None:
+    with new_server(MODEL="fixture") as server:
+        blocks = server.data / "kv"
+        for text in (LONG, "and the shed behind it " * 60):
+            ask(client_of(server), text, key=name)
+        until(lambda: len(list(blocks.rglob("*.safetensors"))) >= 4, what="blocks are on disk")
+        receipt = ok(server.http.delete(f"/v1/sessions/{name}"))
+        assert receipt["verified"]
+        assert receipt["purged"]["kv_blocks"] >= 4
+        assert not list((blocks / "node" / "blocks").rglob("*.safetensors"))
+        assert ask(client_of(server), LONG, key=name).usage.prompt_tokens_details.cached_tokens == 0
 
 
 def test_without_a_model_the_answer_says_how_to_get_one(shared: Server) -> None:

@@ -12,6 +12,9 @@ class NullKVStore:
     async def drop(self, session_key: int, ranges: Sequence[TokenRange] | None = None) -> int:
         return 0
 
+    async def forget(self, tenant_id: str) -> int:
+        return 0
+
     async def usage(self, session_key: int) -> KVUsage:
         return KVUsage(blocks=0, bytes=0)
 

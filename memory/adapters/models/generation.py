@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from memory.adapters.models.settings import GenerationSettings
 from memory.domain.errors import GeneratorUnavailable, PromptTooLong, UnsupportedParameter
 from memory.domain.generation import (
+    WHOLE_TENANT,
     CachedTokens,
     ChatMessage,
     Chunk,
@@ -17,6 +18,7 @@ from memory.domain.generation import (
     Finish,
     Finished,
     Prompt,
+    RuntimeStats,
     Usage,
 )
 from memory.ports.generation import Generator
@@ -107,9 +109,22 @@ class InProcessGenerator(Generator):
     async def count(self, messages: Sequence[ChatMessage]) -> int:
         return len(await asyncio.to_thread(self._ids, messages))
 
+    def stats(self) -> RuntimeStats:
+        return RuntimeStats(**self._runtime.stats())
+
     async def check(self) -> None:
         if not self._runtime.engine.running:
             raise GeneratorUnavailable("the model's thread has ended: restart the service")
+
+    async def forget(self, tenant_id: str) -> int:
+        """Drops all KV of a tenant on every tier, and fails the answers that read it; the number of blocks.
+
+        Raises GeneratorUnavailable.
+        """
+        await self.check()
+        salt = self._salt(tenant_id, WHOLE_TENANT)
+        namespaces = frozenset(self._runtime.namespace(salt, codec) for codec in set(_CODECS.values()))
+        return await asyncio.wrap_future(self._runtime.forget(namespaces))
 
     def close(self) -> None:
         self._runtime.close()

@@ -129,6 +129,9 @@ class OpenAIGenerator(Generator):
         counts = await asyncio.to_thread(self._tokenizer.count, texts)
         return sum(counts) + MESSAGE_TOKENS * len(messages)
 
+    def stats(self) -> None:
+        return None
+
     async def check(self) -> None:
         """Whether the engine answers and takes our key; not whether it serves the model: aliases are not listed."""
         try:

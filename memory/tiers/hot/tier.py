@@ -82,7 +82,8 @@ class HotTier:
         return await self._kv.drop(session_key, policy.ranges(left, self._grid(session))) if left else 0
 
     async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
-        return {"kv_blocks": await self._kv.drop(session_key) if session_key is not None else 0}
+        # By content no block is one session's alone, and a memory that was recalled is in the KV of any session.
+        return {"kv_blocks": await self._kv.forget(tenant_id)}
 
     async def stats(self, tenant_id: str) -> TierStats:
         async with self._storage.read() as tx:

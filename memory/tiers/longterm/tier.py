@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
-from memory.domain.changes import ChangeKind, Position
+from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.errors import StratamemError, TierUnavailable
 from memory.domain.ids import ItemId
 from memory.domain.recall import TierName, field_tests
@@ -34,6 +34,9 @@ from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.longterm.tenant_index import Leaves
 
 EmbedItems = Callable[[str, list[ItemId]], Awaitable[list[SegmentVector]]]
+
+Purged = Callable[[str], Awaitable[object]]
+"""Told the tenant of which something was purged, before this process says that it has forgotten it."""
 
 _HEARTBEAT = 5.0
 _REMOVALS = (ChangeKind.SESSION_PURGED, ChangeKind.MEMORY)
@@ -57,6 +60,7 @@ class LongTermTier:
         settings: LongTermSettings,
         clock: Clock,
         report: Report,
+        purged: Purged,
     ) -> None:
         self._storage = storage
         self._embedder = embedder
@@ -68,6 +72,7 @@ class LongTermTier:
         self._settings = settings
         self._clock = clock
         self._report = report
+        self._purged = purged
         self._open: dict[str, OpenTenant] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._position = Position()
@@ -248,6 +253,8 @@ class LongTermTier:
         while True:
             async with self._storage.read() as tx:
                 changes = await tx.changes.after(self._position, limit=PAGE)
+            for tenant_id in await self._with_purges(changes):
+                await self._purged(tenant_id)
             for tenant_id in {change.tenant_id for change in changes}:
                 removals = any(c.tenant_id == tenant_id and c.kind in _REMOVALS for c in changes)
                 async with self._opening.setdefault(tenant_id, asyncio.Lock()):  # not while it is being opened
@@ -268,6 +275,16 @@ class LongTermTier:
             async with self._storage.write() as tx:
                 await tx.changes.follow(self._node, self._position, self._clock.now())
             self._acknowledged_at = time.monotonic()
+
+    async def _with_purges(self, changes: list[Change]) -> set[str]:
+        """The tenants of which something is gone; a memory that was only edited is still there."""
+        found = {change.tenant_id for change in changes if change.kind is ChangeKind.SESSION_PURGED}
+        edited = [change for change in changes if change.kind is ChangeKind.MEMORY and change.tenant_id not in found]
+        async with self._storage.read() as tx:
+            for change in edited:
+                if change.memory_key is not None and await tx.changes.memory_facts(change.memory_key) is None:
+                    found.add(change.tenant_id)
+        return found
 
     def _tenant_folder(self, tenant_id: str) -> Path:
         # Not the name itself: "." and ".." are tenants like any other.

@@ -186,6 +186,24 @@ def test_a_quantised_session_has_blocks_of_its_own(started):
         assert len(text) == len(exact)
 
 
+def test_what_is_purged_leaves_every_tier_and_nobody_else_s(started):
+    runtime, tokens = started(), prompt(3 * BLOCK + 30)
+    ask(runtime, tokens, salt="purged")
+    ask(runtime, tokens, salt="purged", codec="int8")
+    kept, _ = ask(runtime, tokens, salt="kept")
+    settle(runtime)
+    reading = Asked(runtime, tokens, salt="purged", options=SamplingOptions(temperature=0, max_tokens=100_000))
+    reading.events.get(timeout=30)
+    namespaces = frozenset(runtime.namespace("purged", codec) for codec in ("exact", "int8", "int4"))
+    assert runtime.forget(namespaces).result(30) >= 6
+    assert isinstance(reading.answer()[1], Failed)
+    left = [header.namespace for header in runtime.disk.scan()]
+    assert set(left) == {runtime.namespace("kept", "exact")}
+    assert ask(runtime, tokens, salt="purged")[1].cached == {"device": 0, "host": 0, "disk": 0}
+    again, done = ask(runtime, tokens, salt="kept")
+    assert (again, done.cached["device"]) == (kept, len(tokens) - 1)
+
+
 def test_who_goes_away_is_not_written_for(started):
     runtime = started()
     endless = SamplingOptions(temperature=0, max_tokens=100_000)
