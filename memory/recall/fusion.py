@@ -1,6 +1,6 @@
 """How do the signals of a candidate become one score?
 
-score = z + g · (words + date + speaker + episode + c · context)
+score = z + g · (words + whole + date + speaker + episode + c · context)
 
 z: cosine in standard deviations of the scope. words: BM25 ÷ the most this question could reach, so a weak match stays
 weak (z-scoring it would blow noise up). g: does the store hold the question's words at all? If not, the question is
@@ -29,6 +29,8 @@ DIALOGUE = (20.0, 30.0)
 WORDS = 2.0
 WORDS_IN_TURNS = 6.0
 """More in dialogues: a short turn holds few of the question's words (.003)."""
+WHOLE = 8.0
+"""The event has every word of the question itself: who asks for one rare word wants it, not what was said beside it."""
 WINDOW = 8.0
 """Weight share that the event and its two neighbours on each side cover together (.043)."""
 EPISODE = 12.0
@@ -70,6 +72,7 @@ def fuse(question: QuestionFacts, found: Candidates) -> Fused:
     links = _same_episode(found)
     parts = {
         "words": (WORDS + WORDS_IN_TURNS * dialogue) * words,
+        "whole": WHOLE * (found.coverage @ found.term_weights >= 0.999 * ideal),
         "episode": EPISODE * _best_of_episode(words, found.episodes),
         "speaker": SPEAKER * found.speaker,
         "date": DATE * dated + WHEN * question.wants_time * found.tells_time,

@@ -1,6 +1,8 @@
 """Find what was said: resolve the scope, ask the tiers, fuse, fit the budget, read the texts."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -84,15 +86,12 @@ class Recall:
     async def _question(
         self, principal: Principal, request: RecallRequest, outside: tuple[int, int] | None
     ) -> tuple[Question, str | None]:
-        async with self._storage.read() as tx:
-            scope = await access.scope(tx, principal, request.session_ids)
+        asked = time.monotonic()
         # A whole page may be asked; its beginning is what is looked for.
         text = request.query[: 4 * self._settings.max_query_tokens]
-        vector, reason = None, None
-        try:
-            vector = (await self._embedder.embed([text]))[0]
-        except Retryable as error:  # words alone still find something; the caller is told
-            reason = error.detail
+        scope, (vector, reason), _ = await asyncio.gather(
+            self._scope(principal, request), self._vector(text), self._catch_up(principal.tenant_id)
+        )
         conditions = Conditions(
             now=self._clock.now().timestamp(),
             as_of=None if request.as_of is None else request.as_of.timestamp(),
@@ -101,7 +100,22 @@ class Recall:
             outside=outside,
         )
         wanted = min(request.top_k * _SPARE, 400)
-        return Question(text, vector, scope, conditions, wanted), reason
+        return Question(text, vector, scope, conditions, wanted, asked), reason
+
+    async def _scope(self, principal: Principal, request: RecallRequest) -> Scope:
+        async with self._storage.read() as tx:
+            return await access.scope(tx, principal, request.session_ids)
+
+    async def _vector(self, text: str) -> tuple[Floats | None, str | None]:
+        try:
+            return (await self._embedder.embed([text]))[0], None
+        except Retryable as error:  # words alone still find something; the caller is told
+            return None, error.detail
+
+    async def _catch_up(self, tenant_id: str) -> None:
+        """While the question is embedded; what goes wrong here is told when the tier is asked."""
+        with contextlib.suppress(Retryable):
+            await self._tiers[TierName.LONGTERM].absorb(tenant_id)
 
     async def _ranked(self, question: Question, request: RecallRequest) -> _Ranked:
         found, degraded = await self._ask(question, request.tiers)
@@ -141,7 +155,8 @@ class Recall:
             events = {event.item: event for event in await tx.events.by_keys(keys)}
             memories = {memory.item: memory for memory in await tx.memories.by_keys(memory_keys)}
             sessions = await tx.sessions.by_keys({event.session_key for event in events.values()})
-            semantic = await tx.segments.held_items(list(events))
+            outside = [e.item for e in events.values() if not self._hot(e, sessions.get(e.session_key), request.tiers)]
+            semantic = await tx.segments.held_items(outside)
             if request.as_of is not None:
                 # Visible is what is so today *and* was so then: publishing a new text does not publish the old one.
                 now_visible = [memory for memory in memories.values() if _visible_memory(memory, scope)]
@@ -173,9 +188,13 @@ class Recall:
         self._usage.note([(best[at][0], shown[at].tier) for at in places])
         return tuple(shown[at] for at in places)
 
+    def _hot(self, event: Event, session: Session | None, asked: frozenset[TierName]) -> bool:
+        within = session is not None and event.token_start >= self._window_begin(session)
+        return TierName.HOT in asked and within
+
     def _fastest(self, event: Event, session: Session, semantic: bool, asked: frozenset[TierName]) -> TierName:
         """The fastest of the asked tiers that holds the event."""
-        if TierName.HOT in asked and event.token_start >= self._window_begin(session):
+        if self._hot(event, session, asked):
             return TierName.HOT
         return TierName.SEMANTIC if semantic and TierName.SEMANTIC in asked else TierName.LONGTERM
 

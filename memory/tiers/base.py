@@ -5,6 +5,7 @@ Every tier is a cache of the event log behind one shape: `absorb` what is new, `
 A piece of text may be in several tiers at once; leaving one only drops a cache.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -36,13 +37,17 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`vector`: float32 [d], unit length; None when the embedder can't answer (words alone then decide)."""
+    """`vector`: float32 [d], unit length; None when the embedder can't answer (words alone then decide).
+
+    `asked`: monotonic seconds when it came: what was acknowledged by then must be found.
+    """
 
     text: str
     vector: Floats | None
     scope: Scope
     conditions: Conditions
     wanted: int
+    asked: float = math.inf
 
 
 _PRIOR = 4

@@ -1,6 +1,7 @@
 """One tenant's index and its folder: opened or rebuilt, kept current, saved, erased."""
 
 import asyncio
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -49,14 +50,21 @@ class OpenTenant:
         self._settings = settings
         self._ahead: set[Position] = set()
         self._following = asyncio.Lock()
+        self._caught_up = -math.inf
         self._saved_at = time.monotonic()
         self._unerased = False
         self._erasing = asyncio.Lock()
 
-    async def catch_up(self) -> int:
-        """Applies all that is committed; the number of changes that were new."""
+    async def catch_up(self, asked: float = math.inf) -> int:
+        """Applies all that is committed; the number of changes that were new.
+
+        `asked`: monotonic seconds; a catching up that began after it will do.
+        """
         applied = 0
         async with self._following:
+            if self._caught_up > asked:
+                return 0
+            begun = time.monotonic()
             # A place of its own: while a transaction somewhere stays open, `position` stands still, for pages.
             place = self.position
             while True:
@@ -76,6 +84,7 @@ class OpenTenant:
                     self.position = place = change.position
                 self._ahead = {position for position in self._ahead if position > self.position}
                 if len(changes) < follower.PAGE:
+                    self._caught_up = begun
                     return applied
                 place = changes[-1].position
 

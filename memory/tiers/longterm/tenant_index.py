@@ -53,7 +53,8 @@ class TenantIndex:
         self.edits = 0
         self._settings = settings
         self._owners = _owners(catalogue, len(vectors))
-        self._pending = self._without_vectors()
+        self.pending = self._without_vectors()
+        """Items that have no vector yet."""
         self._views: dict[frozenset[str], View] = {}
 
     def apply(self, batch: Batch) -> None:
@@ -72,7 +73,7 @@ class TenantIndex:
                 self.edits += 1
         self.lexical.put([document(facts) for facts in batch.facts])
         self._add_vectors(batch.vectors)
-        self._pending = self._without_vectors()
+        self.pending = self._without_vectors()
         self.unsaved += len(batch.facts) + len(batch.vectors) + len(batch.gone)
 
     def has_vectors(self, item: ItemId) -> bool:
@@ -90,7 +91,7 @@ class TenantIndex:
 
         Not the newest without one: in an ingest every question would embed a few more of thousands, and wait for it.
         """
-        if not limit or not self._pending:
+        if not limit or not self.pending:
             return []
         rows = self.catalogue.in_scope(question.scope)
         rows = rows[-limit:]

@@ -118,7 +118,7 @@ class LongTermTier:
 
     async def recall(self, question: Question) -> Candidates:
         async with self._using(question.scope.tenant_id) as tenant:
-            await tenant.catch_up()
+            await tenant.catch_up(question.asked)
             await self._embed_newest(tenant, question)
             leaves = await self._leaves(tenant, question)
             async with tenant.lock.reading():
@@ -209,6 +209,8 @@ class LongTermTier:
             return tenant
 
     async def _embed_newest(self, tenant: OpenTenant, question: Question) -> None:
+        if not tenant.index.pending:
+            return
         async with tenant.lock.reading():
             items = await in_thread(lambda: tenant.index.without_vectors(question, self._settings.embed_on_recall))
         if items and question.vector is not None:

@@ -57,6 +57,16 @@ def test_an_event_with_all_the_words_comes_first():
     assert order(found(6, **covered(6, [4])))[0] == 4
 
 
+def test_what_was_said_beside_the_only_event_with_the_word_does_not_come_before_it():
+    dense = np.array([0.1, 0.1, 0.1, 0.5, 0.05, 0.5, 0.1, 0.1, 0.1], np.float32)
+    one_word = {"terms": ("funabubudotapuk",), "term_weights": np.array([8.0], np.float32)}
+    coverage = np.zeros((9, 1), bool)
+    coverage[4] = True
+    lexical = np.where(np.arange(9) == 4, 6.0, 0.0).astype(np.float32)
+    candidates = found(9, dense=dense, coverage=coverage, lexical=lexical, named_terms=np.zeros(1, bool), **one_word)
+    assert order(candidates, "funabubudotapuk")[0] == 4
+
+
 @pytest.mark.parametrize("embedded", [[], [3], [3, 5], [0, 1, 2, 3, 5, 6, 7, 8]])
 def test_an_event_that_has_no_vector_yet_is_found_by_its_words_before_those_beside_it(embedded):
     """Right after a bulk append nearly nothing is embedded."""
