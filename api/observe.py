@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import INTERNAL_ERROR, problem
@@ -54,6 +55,8 @@ class Observe:
             waited_for = scope["method"] not in _LOOKING
             with scope["app"].state.container.traffic.request() if waited_for else nullcontext():
                 await self._app(scope, receive, observed)
+        except ClientDisconnect:
+            pass  # nobody to answer
         except Exception as error:  # the last one who can answer: logged, counted, and told without internals
             _log_failure(error, request_id.decode())
             if status:

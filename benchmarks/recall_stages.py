@@ -78,7 +78,7 @@ def watched() -> Stopwatch:
         ("recall.question", recall.Recall, "_question"),
         ("recall.question.embed", InProcessEmbedder, "embed"),
         ("recall.rank", recall.Recall, "_ranked"),
-        ("recall.rank.catch_up", OpenTenant, "catch_up"),
+        ("recall.catch_up", OpenTenant, "catch_up"),
         ("recall.rank.embed_newest", LongTermTier, "_embed_newest"),
         ("recall.rank.filter_values", LongTermTier, "_leaves"),
         ("recall.rank.without_vectors", TenantIndex, "without_vectors"),

@@ -7,6 +7,7 @@ closes what it opened, in reverse. `serving=False` is for workers: they write ro
 import asyncio
 import contextlib
 import logging
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ from memory.tiers.semantic.tier import SemanticTier
 logger = logging.getLogger(__name__)
 
 _FLUSH_USAGE_EVERY = 5.0
+_URL = ("http://", "https://")
 
 
 class Models(Protocol):
@@ -226,6 +228,10 @@ async def _generator(
     stack: AsyncExitStack, settings: Settings, tokenizer: Tokenizer, secret: bytes
 ) -> Generator | None:
     """`secret`: of the database, so that all processes of it make the same salts."""
+    folder = settings.data_dir.resolve() / "kv" / settings.node_name
+    if settings.model is None or settings.model.startswith(_URL):
+        # No purge would find the KV of a model that is not served any more; it is only a cache.
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     if settings.model is None:
         return None
     wanted = settings.generation
@@ -233,7 +239,7 @@ async def _generator(
     def salt(tenant_id: str, share_group: str) -> str:
         return keyed_hash(secret, ["kv", tenant_id, share_group]).hex()
 
-    if settings.model.startswith(("http://", "https://")):
+    if settings.model.startswith(_URL):
         remote = OpenAIGenerator(
             settings.model,
             wanted.remote_model,
@@ -245,7 +251,6 @@ async def _generator(
         )
         stack.push_async_callback(remote.close)
         return remote
-    folder = settings.data_dir.resolve() / "kv" / settings.node_name
     local = await asyncio.to_thread(load_generator, settings.model, folder, wanted, salt)
     stack.push_async_callback(asyncio.to_thread, local.close)
     return local

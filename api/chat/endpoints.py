@@ -1,17 +1,21 @@
 """OpenAI's API: an unmodified client works, and with a `memory_key` it talks to a session."""
 
+import asyncio
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from api.chat.answers import ChatAnswer, EmbeddingsAnswer, ModelAnswer, ModelsAnswer, Reply, UsageAnswer
 from api.chat.schemas import ChatRequest, EmbeddingsRequest
 from api.deps import App, Reader
 from api.errors import problems
-from memory.domain.errors import UnknownModel
+from memory.domain.errors import StratamemError, UnknownModel
 from memory.domain.generation import Chunk, Delta, Finished
 from memory.domain.ids import new_id
 from memory.services import access
@@ -19,7 +23,11 @@ from memory.services.generation import Turn
 
 router = APIRouter(prefix="/v1", tags=["generation"])
 
+Made = TypeVar("Made")
+
 _STARTED = int(time.time())
+_GLANCE = 0.5
+"""Seconds between two looks whether the client is still there."""
 
 
 @router.get("/models", summary="Models that are served", responses=problems())
@@ -46,17 +54,31 @@ async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> Embed
         200: {"content": {"text/event-stream": {}}, "description": "The answer, or with `stream` its pieces"},
     },
 )
-async def complete(app: App, caller: Reader, body: ChatRequest) -> Response | ChatAnswer:
+async def complete(app: App, caller: Reader, body: ChatRequest, request: Request) -> Response | ChatAnswer:
     principal = access.act_as(caller, body.agent_id)
     reply = Reply(f"chatcmpl-{new_id()}", int(time.time()), body.model)
     async with AsyncExitStack() as stack:
         turn = await stack.enter_async_context(app.generation.turn(principal, body.to_turn()))
         if not body.stream:
-            return await _whole(turn, reply)
-        first = await anext(turn.chunks)  # what can't be begun is answered with a status, not inside a stream
+            return await _while_there(request, _whole(turn, reply))
+        first = await _while_there(
+            request, anext(turn.chunks)
+        )  # what can't be begun is answered with a status, not inside a stream
         kept = stack.pop_all()
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_pieces(kept, turn, first, reply, body), media_type="text/event-stream", headers=headers)
+
+
+async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
+    """A client that has gone is not worked for: a place, blocks and a session would be held for nobody."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=_GLANCE))[0]:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def _whole(turn: Turn, reply: Reply) -> ChatAnswer:
@@ -74,13 +96,18 @@ async def _pieces(
     """When the client goes away this is closed, and with it the turn."""
     async with stack:
         yield _event(reply.opening().model_dump_json())
-        async for piece in _with_first(first, turn):
-            if isinstance(piece, Delta):
-                yield _event(reply.text(piece.text).model_dump_json())
-                continue
-            yield _event(reply.ending(piece.reason).model_dump_json())
-            if body.include_usage:
-                yield _event(reply.usage(_usage(turn, piece)).model_dump_json())
+        try:
+            async for piece in _with_first(first, turn):
+                if isinstance(piece, Delta):
+                    yield _event(reply.text(piece.text).model_dump_json())
+                    continue
+                yield _event(reply.ending(piece.reason).model_dump_json())
+                if body.include_usage:
+                    yield _event(reply.usage(_usage(turn, piece)).model_dump_json())
+        except StratamemError as error:  # the status is out: OpenAI's clients raise for an event like this
+            failure = {"message": error.detail, "type": "server_error", "code": error.code}
+            yield _event(json.dumps({"error": failure}))
+            return
         yield _event("[DONE]")
 
 

@@ -5,6 +5,8 @@ the answer is told. Turns of one session follow each other; a reply whose prompt
 """
 
 import asyncio
+import re
+import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -35,6 +37,8 @@ _CONTEXT_TOKENS = 16_384
 _ANSWER_TOKENS = 1_024
 """Kept free for the answer, and its bound where nobody gives one."""
 _TRIES = 4
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""No event may hold them; a model may write them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,9 @@ class Generation:
             if request.memory_key is not None:
                 _check(principal, request)
                 await stack.enter_async_context(self._one_at_a_time(principal.tenant_id, request.memory_key))
+            begun = time.monotonic()
             prepared = await self._prepared(principal, request, generator)
-            chunks = self._answer(principal, request, generator, prepared)
+            chunks = self._answer(principal, request, generator, prepared, begun)
             await stack.enter_async_context(aclosing(chunks))
             yield Turn(generator.model, chunks, prepared.session_tokens, prepared.recalled)
 
@@ -137,7 +142,7 @@ class Generation:
         return _Prepared((*before, *fresh), fresh, context.tokens.window, len(context.sources), context.private)
 
     async def _answer(
-        self, principal: Principal, request: TurnRequest, generator: Generator, prepared: _Prepared
+        self, principal: Principal, request: TurnRequest, generator: Generator, prepared: _Prepared, begun: float
     ) -> AsyncGenerator[Chunk, None]:
         prompt = Prompt(
             messages=prepared.messages,
@@ -146,6 +151,7 @@ class Generation:
             tenant_id=principal.tenant_id,
             share_group=WHOLE_TENANT,
             fidelity=request.fidelity,
+            prepared=begun,
         )
         said: list[str] = []
         async with aclosing(generator.generate(prompt)) as chunks:
@@ -161,10 +167,12 @@ class Generation:
     async def _store(self, principal: Principal, request: TurnRequest, prepared: _Prepared, reply: str) -> None:
         assert request.memory_key is not None
         events = [NewEvent(Role(m.role), m.content, name=m.name) for m in prepared.new]
+        reply = _CONTROLS.sub("", reply)
         if reply.strip():
             visibility = EventVisibility.PRIVATE if prepared.private else EventVisibility.SESSION
             events.append(NewEvent(Role.ASSISTANT, reply, visibility=visibility))
-        await self._events.append(principal, request.memory_key, events)
+        if events:
+            await self._events.append(principal, request.memory_key, events)
 
 
 def _check(principal: Principal, request: TurnRequest) -> None:

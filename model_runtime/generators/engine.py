@@ -6,6 +6,7 @@ for and then read (single flight). When there is nothing to compute, new blocks 
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 _MOST_ANSWERS = 64
 _TAILS = 8
+_LAST_WRITES = 2.0
+"""Seconds for what is not on disk yet when the service stops."""
+_STOPPED = "the service is stopping"
+_PURGED = "what it read was purged meanwhile"
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,10 @@ class _Tail:
 
     tokens: tuple[int, ...]
     slot: int
+
+
+class Purged(Exception):
+    """An answer read what is no longer there."""
 
 
 class Engine:
@@ -68,6 +77,8 @@ class Engine:
         self.written_tokens = 0
         self._decode_next = False
         self._stopping = False
+        self._ended = False
+        self._forgotten: dict[bytes, float] = {}
         self._thread = threading.Thread(target=self._main, name="generate", daemon=True)
 
     def start(self) -> None:
@@ -75,10 +86,14 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         self._waiting.put(job)
+        if self._ended:
+            self._refuse_all()
 
     def call(self, act: Callable[[], None]) -> None:
         """Runs `act` in the engine's thread, between two turns: the only way to the cache from outside."""
         self._waiting.put(act)
+        if self._ended:
+            self._refuse_all()
 
     def stop(self, timeout: float = 5.0) -> bool:
         """Answers in the making fail. False: the thread still computes."""
@@ -104,19 +119,51 @@ class Engine:
 
         if self._threads:
             torch.set_num_threads(self._threads)
-        with torch.inference_mode():
-            while not self._stopping:
-                self._listen()
-                self._turn()
-        for answer in self._answers:
-            answer.job.emit(Failed("the service is stopping"))
+        try:
+            with torch.inference_mode():
+                while not self._stopping:
+                    self._listen()
+                    self._turn()
+                self._write_the_rest()
+        except Exception:
+            logger.exception("the model's thread has ended: nothing is generated until a restart")
+        finally:
+            self._ended = True
+            self._refuse_all()
+
+    def _write_the_rest(self) -> None:
+        until = time.monotonic() + _LAST_WRITES
+        while time.monotonic() < until and self._write_behind():
+            pass
+
+    def _refuse_all(self) -> None:
+        """Nobody waits for a thread that has ended; calls are still done, by whoever comes."""
+        for job in [*(answer.job for answer in self._answers), *self._held]:
+            job.emit(Failed(_STOPPED))
+        self._answers, self._held = [], []
+        while True:
+            try:
+                found = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            if callable(found):
+                found()
+            elif found is not None:
+                found.emit(Failed(_STOPPED))
+
+    def _write_behind(self) -> bool:
+        try:
+            return self.cache.write_behind()
+        except Exception:
+            logger.exception("a block could not be copied off the device")
+            return True
 
     def _listen(self) -> None:
         """Takes what came in; waits for it when there is nothing to compute or to copy."""
         while not self._stopping:
             idle = not self._answers and not self._held
             try:
-                found = self._waiting.get(block=idle and not self.cache.write_behind())
+                found = self._waiting.get(block=idle and not self._write_behind())
             except queue.Empty:
                 if idle:
                     continue
@@ -140,6 +187,11 @@ class Engine:
             self._prefill(prefilling)
 
     def _admit(self, job: Job) -> None:
+        if job.cancelled.is_set():
+            return
+        if job.prepared <= self._forgotten.get(job.namespace, -math.inf):
+            job.emit(Failed(_PURGED))
+            return
         answer = Answer(job, self.checkpoint, self.cache, SequenceKV(self._arena), self._codecs(job.codec))
         self._answers.append(answer)
         with self._only_this_fails(answer):
@@ -215,8 +267,13 @@ class Engine:
                 ready.append(answer)
         if not ready:
             return
-        hidden = self._forward(ready, [answer.next_chunk(1) for answer in ready])
-        scores = logits(self.checkpoint, hidden[:, -1])
+        try:
+            hidden = self._forward(ready, [answer.next_chunk(1) for answer in ready])
+            scores = logits(self.checkpoint, hidden[:, -1])
+        except Exception as error:  # one forward pass for all of them
+            for answer in ready:
+                self.fail(answer, error)
+            return
         for answer, row in zip(ready, scores, strict=True):
             with self._only_this_fails(answer):
                 answer.computed(1)
@@ -282,20 +339,23 @@ class Engine:
 
     def forget(self, namespaces: frozenset[bytes]) -> int:
         """In the engine's thread. Answers that read what must go fail: they may be asked again."""
+        # Prompts that were put together before this moment may hold it as well.
+        self._forgotten |= dict.fromkeys(namespaces, time.monotonic())
         for answer in [answer for answer in self._answers if answer.job.namespace in namespaces]:
-            self.fail(answer, RuntimeError("what it read was purged meanwhile"))
+            self.fail(answer, Purged(_PURGED))
         for key in [key for key in self._tails if key[0] in namespaces]:
             self.cache.give_back(self._tails.pop(key).slot)
         return self.cache.forget(namespaces)
 
     def fail(self, answer: Answer, error: Exception) -> None:
-        logger.warning("an answer failed: %s", type(error).__name__)
+        logger.warning("an answer failed: %s", type(error).__name__, exc_info=error)
         if answer in self._answers:
             self._answers.remove(answer)
             self.cache.release(answer.nodes)
             for slot in answer.kv.slots[len(answer.nodes) :]:
                 self.cache.give_back(slot)
-        answer.job.emit(Failed(str(error)))
+        told = isinstance(error, ArenaFull | Purged)
+        answer.job.emit(Failed(str(error) if told else "an error of the runtime; the log has it"))
 
 
 class _OnlyThisFails:

@@ -1,5 +1,6 @@
 """What is the engine asked for, and what does it say about it?"""
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,4 +46,6 @@ class Job:
     namespace: bytes
     codec: str
     emit: Callable[[Event], None]
+    prepared: float = math.inf
+    """Monotonic seconds before its prompt was put together: what is purged later may be in it."""
     cancelled: threading.Event = field(default_factory=threading.Event)

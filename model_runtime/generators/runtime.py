@@ -1,5 +1,8 @@
 """What does a process need to generate? A checkpoint, its KV in three tiers, and the engine between them."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -48,10 +51,15 @@ class Runtime:
         self._codecs: Callable[[str], Codec] = lru_cache(maxsize=None)(lambda name: codec(name, shape))
         self.arena = Arena(shape, max(2, options.device_bytes // shape.block_bytes), checkpoint.device)
         self.host = HostTier(options.host_bytes)
-        self.disk = DiskTier(options.folder / "blocks", quota_bytes=options.disk_bytes) if options.disk_bytes else None
+        self.disk = self._open_disk(options) if options.disk_bytes else None
         self.cache = KVCache(self.arena, self.host, self.disk, gate=self.gate, codecs=self._codecs)
         self.engine = Engine(checkpoint, self.arena, self.cache, self.gate, self._codecs, threads=options.threads)
         self.engine.start()
+
+    @property
+    def block(self) -> int:
+        """Tokens of a block."""
+        return BLOCK
 
     def namespace(self, salt: str, policy: str) -> bytes:
         """Everything but the tokens that decides what KV is computed, and who may share it."""
@@ -92,9 +100,17 @@ class Runtime:
         self.engine.call(forget)
         return done
 
+    def _open_disk(self, options: RuntimeOptions) -> DiskTier:
+        """Blocks of another model, dtype or library can never be used again, and no purge would find them."""
+        facts = json.dumps([self.checkpoint.facts, self.checkpoint.shape.dtype, _FORMAT, _GRID], sort_keys=True)
+        mine = options.folder / "blocks" / hashlib.sha256(facts.encode()).hexdigest()[:16]
+        for other in (options.folder / "blocks").glob("*"):
+            if other != mine:
+                shutil.rmtree(other, ignore_errors=True)
+        return DiskTier(mine, quota_bytes=options.disk_bytes)
+
     def close(self) -> None:
-        self.engine.stop()
-        if self.disk is not None:
+        if self.engine.stop() and self.disk is not None:
             self.disk.close()
 
 

@@ -7,6 +7,10 @@ if TYPE_CHECKING:
     import torch
 
 
+_GREEDY = 1e-4
+"""Below, a softmax would overflow."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
     """`temperature` 0 is greedy. `max_tokens`: of the answer. The same `seed` gives the same answer."""
@@ -33,7 +37,7 @@ class Sampler:
         """`logits` [vocabulary]."""
         import torch
 
-        if self._options.temperature == 0:
+        if self._options.temperature < _GREEDY:
             return int(logits.argmax())
         chances = torch.softmax(logits.float().cpu() / self._options.temperature, -1)
         return int(torch.multinomial(self._nucleus(chances), 1, generator=self._drawing))

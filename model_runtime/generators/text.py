@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 _UNFINISHED = "\ufffd"
+_LONGEST_CHARACTER = 8
+"""Tokens; what is no text after so many never will be."""
 
 
 class Detokenizer:
@@ -19,7 +21,7 @@ class Detokenizer:
     def add(self, token_id: int) -> str:
         self._ids.append(token_id)
         text = self._text(self._context)
-        if text.endswith(_UNFINISHED):
+        if text.endswith(_UNFINISHED) and len(self._ids) - self._shown < _LONGEST_CHARACTER:
             return ""
         return self._give_out(text)
 

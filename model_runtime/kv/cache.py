@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_runtime.kv.arena import Arena, ArenaFull
-from model_runtime.kv.codecs import Codec
+from model_runtime.kv.codecs import NAMES, Codec
 from model_runtime.kv.disk import DiskTier
 from model_runtime.kv.eviction import Candidate, choose
 from model_runtime.kv.gate import Gate
@@ -19,6 +19,9 @@ from model_runtime.kv.host import HostTier
 from model_runtime.kv.identity import block_id
 from model_runtime.kv.shape import BLOCK
 from model_runtime.kv.stored import StoredBlock
+
+_FILE_EXTRA = 65_536
+"""Bytes of a file beyond the block's: header, token ids."""
 
 
 @dataclass(eq=False, slots=True)
@@ -100,7 +103,11 @@ class KVCache:
         lease = Lease()
         for node in nodes:
             begun = time.perf_counter()
-            source = self._bring(node)
+            try:
+                source = self._bring(node)
+            except Exception:
+                self.release(lease.nodes)
+                raise
             if source is None:
                 break
             lease.seconds += time.perf_counter() - begun if source != "device" else 0.0
@@ -148,6 +155,7 @@ class KVCache:
         if known is not None and self._is(known, namespace, tokens):
             if known.slot is None:
                 known.slot = slot
+                self._quantise_once(known)
             else:
                 self._arena.give_back(slot)
             known.refs += 1
@@ -155,11 +163,21 @@ class KVCache:
         index = 0 if parent is None else parent.index + 1
         node = Node(name, None if parent is None else parent.block_id, index, namespace, tokens, codec, seconds, slot)
         node.refs, node.last_use = 1, self._clock()
-        if codec.name != "exact":  # quantised once, from the original; from now on everybody reads the same
-            self._decode(node, self._encode(node))
+        self._quantise_once(node)
         self._nodes[name] = node
         self._unwritten.append(name)
         return node
+
+    def _quantise_once(self, node: Node) -> None:
+        """From the original, or as it was the first time: from now on everybody reads the same."""
+        if node.codec.name == "exact":
+            return
+        assert node.token_ids is not None
+        assert node.slot is not None
+        stored = self._host.get(node.block_id, node.token_ids) or self._encode(node)
+        self._decode(node, stored, node.slot)
+        self._make_room_on_host(stored.nbytes)
+        self._host.put(stored)
 
     def write_behind(self) -> bool:
         """Copies one new block to the host and the disk. False: none waits."""
@@ -201,6 +219,9 @@ class KVCache:
             self.drop(node, "purged")
         if self._disk is not None:
             self._disk.empty_quarantine()
+            for block_id in self._disk.ids():  # what no prompt can find may be anybody's
+                if block_id not in self._nodes and not self._disk.drop(block_id) and self._disk.has(block_id):
+                    raise OSError("a block's file can't be deleted")
         return len(gone)
 
     def stats(self) -> dict[str, Any]:
@@ -240,15 +261,22 @@ class KVCache:
             return None
         begun = time.perf_counter()
         stored = self._read(node, source)
+        if stored is None and source == "disk" and self._disk is not None and self._disk.has(node.block_id):
+            return None  # late, not damaged
         if stored is None or stored.codec != node.codec.name:
             self.counts.lost += 1
             self.drop(node, "lost")
             return None
         try:
-            node.slot = self.slot()
+            slot = self.slot()
         except ArenaFull:
             return None
-        self._decode(node, stored)
+        try:
+            self._decode(node, stored, slot)
+        except Exception:
+            self._arena.give_back(slot)  # half a block is none
+            raise
+        node.slot = slot
         self._gate.measured_load(source, stored.nbytes, time.perf_counter() - begun)
         return source
 
@@ -266,20 +294,40 @@ class KVCache:
             node.block_id, node.parent, node.index, node.namespace, node.token_ids, node.codec.name, layers
         )
 
-    def _decode(self, node: Node, stored: StoredBlock) -> None:
-        assert node.slot is not None
+    def _decode(self, node: Node, stored: StoredBlock, slot: int) -> None:
+        if len(stored.layers) != len(self._arena.layers):
+            raise ValueError("a block of another model")
         for layer, data in enumerate(stored.layers):
-            node.codec.decode(layer, data, self._arena.layers[layer][node.slot])
+            node.codec.decode(layer, data, self._arena.layers[layer][slot])
 
     def _store(self, node: Node) -> bool:
         """True when a copy is outside the device."""
+        assert node.token_ids is not None
+        kept = self._host.get(node.block_id, node.token_ids)
         on_disk = self._disk is not None and self._disk.has(node.block_id)
-        if self._host.has(node.block_id) and (on_disk or self._disk is None):
+        if kept is not None and (on_disk or self._disk is None):
             return True
-        stored = self._encode(node)
-        self._make_room_on_host(stored.nbytes)
-        kept = self._host.put(stored)
-        return (self._disk is not None and self._disk.put(stored)) or kept
+        stored = kept or self._encode(node)
+        if kept is None:
+            self._make_room_on_host(stored.nbytes)
+        on_host = self._host.put(stored)
+        return self._put_on_disk(stored) or on_host
+
+    def _put_on_disk(self, stored: StoredBlock) -> bool:
+        if self._disk is None:
+            return False
+        need = self._disk.lacks(stored.nbytes + _FILE_EXTRA)
+        if need:
+            now = self._clock()
+            there = [node for node in self._nodes.values() if self._disk.has(node.block_id)]
+            for choice in choose([self._candidate(n, now) for n in there], need, now):
+                self._disk.drop(choice.block_id)
+                node = self._nodes[choice.block_id]
+                if node.slot is None and not self._host.has(node.block_id):
+                    self.drop(node, choice.reason)
+                else:
+                    self._count_eviction(choice.reason)
+        return self._disk.put(stored)
 
     def _evict_from_device(self) -> None:
         there = [node for node in self._nodes.values() if node.slot is not None]
@@ -337,6 +385,9 @@ class KVCache:
         if self._disk is None:
             return
         for header in self._disk.scan():
+            if header.codec not in NAMES:
+                self._disk.drop(header.block_id)
+                continue
             node = Node(
                 header.block_id,
                 header.parent,

@@ -117,6 +117,9 @@ class Int4(_Quantised):
         return {8: _int8(self._shape), 4: _int4(self._shape)}.get(tag)
 
 
+NAMES = ("exact", "int8", "int4")
+
+
 def codec(name: str, shape: KVShape) -> Codec:
     """Raises ValueError for a name that is not exact, int8 or int4."""
     kinds: dict[str, type[Exact] | type[Int8] | type[Int4]] = {kind.name: kind for kind in (Exact, Int8, Int4)}

@@ -98,14 +98,21 @@ class DiskTier:
             if header is not None:
                 yield header
 
+    def ids(self) -> list[bytes]:
+        return list(self._sizes)
+
+    def lacks(self, nbytes: int) -> int:
+        """Bytes that must go before so many more fit."""
+        return max(0, self._total + nbytes - self._quota)
+
     def empty_quarantine(self) -> None:
         """Damaged or not, the files hold token ids."""
         for file in (self._folder / "quarantine").glob("*"):
             file.unlink(missing_ok=True)
 
     def stats(self) -> DiskStats:
-        with self._changing:
-            return DiskStats(len(self._sizes), self._total, self._quarantined, self._failed_writes, self._late_reads)
+        """Without the lock, which a write holds across a flush: who watches must not wait for a slow disk."""
+        return DiskStats(len(self._sizes), self._total, self._quarantined, self._failed_writes, self._late_reads)
 
     def close(self) -> None:
         """Waits for no read: one that hangs ends by itself."""

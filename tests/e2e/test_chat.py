@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -110,6 +111,19 @@ def test_a_client_that_goes_away_leaves_no_half_turn(chatting: Server, client: o
             break
     log = ok(chatting.http.get(f"/v1/sessions/{name}/events"))["items"]
     assert [event["content"] for event in log if event["role"] == "user"] == ["hello again"]
+
+
+def test_a_client_that_waits_for_the_whole_and_goes_away_frees_its_session(
+    chatting: Server, client: openai.OpenAI, name: str
+) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "abcdefgh " * 20}], "memory_key": name}
+    with pytest.raises(httpx.ReadTimeout):
+        chatting.http.post("/v1/chat/completions", json={**body, "max_tokens": 100_000}, timeout=1)
+    assert ask(client, "hello again", key=name, timeout=10).choices
+    log = ok(chatting.http.get(f"/v1/sessions/{name}/events"))["items"]
+    assert [event["content"] for event in log if event["role"] == "user"] == ["hello again"]
+    running = 'stratamem_answers{state="running"} 0.0'
+    until(lambda: running in chatting.http.get("/metrics").text, what="nothing is written for who has gone")
 
 
 def test_after_a_kill_the_session_s_kv_comes_back_from_disk(new_server: Callable[..., Server], name: str) -> None:

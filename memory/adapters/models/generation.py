@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory.adapters.models.settings import GenerationSettings
-from memory.domain.errors import GeneratorUnavailable, PromptTooLong, UnsupportedParameter
+from memory.domain.errors import GeneratorUnavailable, InvalidInput, PromptTooLong, UnsupportedParameter
 from memory.domain.generation import (
     WHOLE_TENANT,
     CachedTokens,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from model_runtime.generators.job import Done, Event
     from model_runtime.generators.runtime import Runtime
 
+_MOST_WAITING = 256
 # `auto` may give up exactness only where a quota would otherwise evict: so far it never does.
 _CODECS = {Fidelity.EXACT: "exact", Fidelity.AUTO: "exact", Fidelity.INT8: "int8", Fidelity.INT4: "int4"}
 
@@ -78,8 +79,13 @@ class InProcessGenerator(Generator):
         if prompt.fidelity not in _CODECS:
             raise UnsupportedParameter(f"fidelity {prompt.fidelity} is not served yet", param="memory.fidelity")
         ids = await asyncio.to_thread(self._ids, prompt.messages)
-        if len(ids) >= self.max_tokens:
-            raise PromptTooLong(f"the prompt has {len(ids)} tokens, the model reads {self.max_tokens}")
+        if len(ids) >= min(self.max_tokens, self._runtime.arena.slots * self._runtime.block):
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens; the model reads {self.max_tokens}, and"
+                f" STRATAMEM_GENERATION__DEVICE_MIB has room for {self._runtime.arena.slots * self._runtime.block}"
+            )
+        if self._runtime.engine.waiting >= _MOST_WAITING:
+            raise GeneratorUnavailable("too many answers are waiting: try again later")
         codec = _CODECS[prompt.fidelity]
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -91,7 +97,7 @@ class InProcessGenerator(Generator):
         wanted = prompt.sampling
         options = SamplingOptions(wanted.temperature, wanted.top_p, wanted.max_tokens, wanted.stop, wanted.seed)
         namespace = self._runtime.namespace(self._salt(prompt.tenant_id, prompt.share_group), codec)
-        job = Job(tuple(ids), options, namespace, codec, emit)
+        job = Job(tuple(ids), options, namespace, codec, emit, prompt.prepared)
         self._submit(job)
         try:
             while True:
@@ -121,10 +127,12 @@ class InProcessGenerator(Generator):
 
         Raises GeneratorUnavailable.
         """
-        await self.check()
         salt = self._salt(tenant_id, WHOLE_TENANT)
         namespaces = frozenset(self._runtime.namespace(salt, codec) for codec in set(_CODECS.values()))
-        return await asyncio.wrap_future(self._runtime.forget(namespaces))
+        try:
+            return await asyncio.wrap_future(self._runtime.forget(namespaces))
+        except OSError as error:
+            raise GeneratorUnavailable(f"KV could not be deleted: {error}") from error
 
     def close(self) -> None:
         self._runtime.close()
@@ -135,7 +143,12 @@ class InProcessGenerator(Generator):
         self._runtime.engine.submit(job)  # type: ignore[arg-type]
 
     def _ids(self, messages: Sequence[ChatMessage]) -> list[int]:
-        return self._runtime.chat.ids([{"role": m.role, "content": m.content} for m in messages])
+        from model_runtime.generators.chat import UnfitMessages
+
+        try:
+            return self._runtime.chat.ids([{"role": m.role, "content": m.content} for m in messages])
+        except UnfitMessages as error:
+            raise InvalidInput(str(error)) from error
 
 
 def _finished(done: "Done") -> Finished:

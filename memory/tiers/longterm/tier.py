@@ -76,6 +76,7 @@ class LongTermTier:
         self._open: dict[str, OpenTenant] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._position = Position()
+        self._told: set[Position] = set()
         self._acknowledged_at = 0.0
         self._lock_file: int | None = None
         self._task: asyncio.Task[None] | None = None
@@ -255,8 +256,6 @@ class LongTermTier:
         while True:
             async with self._storage.read() as tx:
                 changes = await tx.changes.after(self._position, limit=PAGE)
-            for tenant_id in await self._with_purges(changes):
-                await self._purged(tenant_id)
             for tenant_id in {change.tenant_id for change in changes}:
                 removals = any(c.tenant_id == tenant_id and c.kind in _REMOVALS for c in changes)
                 async with self._opening.setdefault(tenant_id, asyncio.Lock()):  # not while it is being opened
@@ -266,6 +265,10 @@ class LongTermTier:
                     async with self._using(tenant_id) as tenant:
                         await tenant.catch_up()
                         await tenant.upkeep()
+            for tenant_id in await self._with_purges([c for c in changes if c.position not in self._told]):
+                await self._purged(tenant_id)
+            # What is not settled comes again: once is enough, since each time costs the tenant its KV.
+            self._told = {change.position for change in changes if not change.settled}
             settled = [change.position for change in changes if change.settled]
             acknowledge = acknowledge or any(change.kind in _REMOVALS for change in changes)
             if not settled:

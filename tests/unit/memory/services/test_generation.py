@@ -151,3 +151,16 @@ async def test_a_key_that_may_only_read_asks_without_being_kept(container, gener
     await say(container, "s", "there")
     await ask(generation, request(*said("x"), store=False), by=reader)
     assert len(await log_of(container)) == 1
+
+
+async def test_what_no_event_may_hold_is_left_out_of_a_reply(container, generation, model):
+    model.reply = "a\x00b\x07c"
+    await ask(generation, request(*said("hello")))
+    assert (await log_of(container))[-1] == ("assistant", "abc ")
+
+
+async def test_a_blank_reply_to_a_known_instruction_keeps_nothing(container, generation, model):
+    await ask(generation, request(*said("Be brief.", role="system"), *said("one?")))
+    model.reply = ""
+    await ask(generation, request(*said("Be brief.", role="system")))
+    assert len(await log_of(container)) == 3
