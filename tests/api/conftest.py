@@ -223,7 +223,7 @@ def make() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of the real thing: the container over SQLite, behind uvicorn on a free port."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), port=0, _env_file=None)
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), port=0, model="fixture", _env_file=None)
     config = uvicorn.Config(create_app(settings), port=0, ws="none", access_log=False, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
