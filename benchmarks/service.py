@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import ROOT
-from memory.adapters.models.inprocess import QUERY_TEXTS, InProcessEmbedder, Models, load_models
+from memory.adapters.models.inprocess import InProcessEmbedder, Models, load_models
+from memory.ports.models import QUERY_TEXTS
 
 Floats = NDArray[np.float32]
 Event = dict[str, Any]

@@ -10,6 +10,10 @@ Vectors = NDArray[np.float32]
 """float32 [n, d], unit length"""
 
 
+QUERY_TEXTS = 4
+"""Up to so many texts are a question: they go before an ingest, and take about 40 ms on a CPU core."""
+
+
 class Embedder(Protocol):
     @property
     def space(self) -> str:

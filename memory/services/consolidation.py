@@ -16,7 +16,7 @@ from memory.domain.ids import ItemId, is_memory, item_key
 from memory.domain.operations import Operation, OperationState
 from memory.domain.segments import NewSegment, PendingSegment, SegmentVector, cut
 from memory.ports.jobs import Clock, JobQueue
-from memory.ports.models import Embedder, Tokenizer
+from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.tasks import CONSOLIDATE, EMBED, EVICT
@@ -24,8 +24,6 @@ from memory.tiers.base import Tier
 
 _PAGE = 256
 """Events cut, or segments embedded, in one go: about two seconds of embedding, then a commit."""
-_AT_ONCE = 4
-"""Texts that a recall embeds in one go: about 40 ms. More would queue behind an ingest."""
 _ATTEMPTS = 8
 """After so many failures an operation is given up and says why."""
 
@@ -75,11 +73,11 @@ class Consolidation:
         pieces = [
             (item, ordinal, text[span.start : span.end])
             for item, text in texts
-            for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text))[: max(1, _AT_ONCE // len(items))])
+            for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text))[: max(1, QUERY_TEXTS // len(items))])
         ]
         found: list[SegmentVector] = []
-        for at in range(0, len(pieces), _AT_ONCE):
-            part = pieces[at : at + _AT_ONCE]
+        for at in range(0, len(pieces), QUERY_TEXTS):
+            part = pieces[at : at + QUERY_TEXTS]
             vectors = await self._embedder.embed([piece for _, _, piece in part])
             found += [SegmentVector(i, o, _packed(v)) for (i, o, _), v in zip(part, vectors, strict=True)]
         return found

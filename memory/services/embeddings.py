@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memory.ports.models import Embedder, Tokenizer, Vectors
-
-_AT_ONCE = 4
+from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer, Vectors
 
 
 class Embeddings:
@@ -22,7 +20,8 @@ class Embeddings:
     async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """float32 [len(texts), dimensions] of unit length, and the tokens of all texts. Raises EmbedderUnavailable."""
         parts = [
-            await self._embedder.embed(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE)
+            await self._embedder.embed(texts[start : start + QUERY_TEXTS])
+            for start in range(0, len(texts), QUERY_TEXTS)
         ]
         tokens = await asyncio.to_thread(self._tokenizer.count, texts)
         return np.concatenate(parts), sum(tokens)

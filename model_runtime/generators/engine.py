@@ -11,7 +11,8 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -221,17 +222,11 @@ class Engine:
             answer.cached["device"] += same
 
     def _prefill(self, waiting: list[Answer]) -> None:
-        computing: set[tuple[bytes, int, tuple[int, ...]]] = set()
+        """One chunk of the first that can go on. What it computes, the others of its prefix read in their turn."""
         for answer in waiting:
             with self._only_this_fails(answer):
                 if not answer.kv.length % BLOCK:
                     self._look_up(answer)
-                # Whoever is first in line computes a block, the others of the same prefix read it in their turn.
-                at = answer.kv.length // BLOCK * BLOCK
-                ahead = (answer.job.namespace, at, tuple(answer.tokens[: at + BLOCK]))
-                if ahead in computing:
-                    continue
-                computing.add(ahead)
                 self._chunk(answer)
                 self._waited(answer, waiting)
                 return
@@ -334,8 +329,12 @@ class Engine:
             self._finish(answer)
             answer.job.emit(answer.done("cancelled"))
 
-    def _only_this_fails(self, answer: Answer) -> "_OnlyThisFails":
-        return _OnlyThisFails(self, answer)
+    @contextmanager
+    def _only_this_fails(self, answer: Answer) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.fail(answer, error)
 
     def forget(self, namespaces: frozenset[bytes]) -> int:
         """In the engine's thread. Answers that read what must go fail: they may be asked again."""
@@ -356,18 +355,3 @@ class Engine:
                 self.cache.give_back(slot)
         told = isinstance(error, ArenaFull | Purged)
         answer.job.emit(Failed(str(error) if told else "an error of the runtime; the log has it"))
-
-
-class _OnlyThisFails:
-    def __init__(self, engine: Engine, answer: Answer) -> None:
-        self._engine = engine
-        self._answer = answer
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, Exception):
-            self._engine.fail(self._answer, error)
-            return True
-        return False

@@ -241,12 +241,6 @@ class KVCache:
             },
         }
 
-    def tier(self, node: Node) -> str:
-        """The fastest that holds it."""
-        if node.slot is not None:
-            return "device"
-        return "host" if self._host.has(node.block_id) else "disk"
-
     def _is(self, node: Node, namespace: bytes, tokens: tuple[int, ...]) -> bool:
         if node.token_ids is None and node.namespace == namespace:
             node.token_ids = tokens  # by its name these; the disk compares what is written there

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from memory.domain.errors import EmbedderUnavailable
-from memory.ports.models import Embedder, Tokenizer, Vectors
+from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer, Vectors
 
 if TYPE_CHECKING:
     from model_runtime.embedders.sentence_transformer import Batch, SentenceEmbedder
 
-QUERY_TEXTS = 4
 INGEST_NICE = 10
 
 T = TypeVar("T")

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from memory.adapters.models.inprocess import QUERY_TEXTS, InProcessEmbedder, load_models
+from memory.adapters.models.inprocess import InProcessEmbedder, load_models
 from memory.domain.errors import EmbedderUnavailable
-from memory.ports.models import Vectors
+from memory.ports.models import QUERY_TEXTS, Vectors
 from model_runtime.embedders.sentence_transformer import Batch
 
 
