@@ -20,7 +20,7 @@ import api.operations.endpoints
 import api.recall.endpoints
 import api.sessions.endpoints
 from api import errors
-from api.limits import BodyLimit
+from api.limits import BodyLimit, ReadDeadline
 from api.observe import Observe
 from api.version import VERSION
 from memory import bootstrap
@@ -54,7 +54,7 @@ def create_app(source: Settings | Container) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
-        middleware=[Middleware(Observe), Middleware(BodyLimit)],
+        middleware=[Middleware(Observe), Middleware(ReadDeadline), Middleware(BodyLimit)],
     )
     errors.install(app)
     for router in ROUTERS:

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from api.chat.answers import ChatAnswer, EmbeddingsAnswer, ModelAnswer, ModelsAnswer, Reply, UsageAnswer
 from api.chat.schemas import ChatRequest, EmbeddingsRequest
@@ -65,8 +66,21 @@ async def complete(app: App, caller: Reader, body: ChatRequest, request: Request
             request, anext(turn.chunks)
         )  # what can't be begun is answered with a status, not inside a stream
         kept = stack.pop_all()
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_pieces(kept, turn, first, reply, body), media_type="text/event-stream", headers=headers)
+    return _Stream(kept, _pieces(turn, first, reply, body))
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events. However it ends, read to the end or not even begun, `stack` is left: it holds the turn."""
+
+    def __init__(self, stack: AsyncExitStack, pieces: AsyncGenerator[str, None]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(pieces, media_type="text/event-stream", headers=headers)
+        self._stack = stack
+        self._stack.push_async_callback(pieces.aclose)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stack:
+            await super().__call__(scope, receive, send)
 
 
 async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
@@ -90,25 +104,21 @@ async def _whole(turn: Turn, reply: Reply) -> ChatAnswer:
     raise AssertionError("an answer without an end")
 
 
-async def _pieces(
-    stack: AsyncExitStack, turn: Turn, first: Chunk, reply: Reply, body: ChatRequest
-) -> AsyncIterator[str]:
-    """When the client goes away this is closed, and with it the turn."""
-    async with stack:
-        yield _event(reply.opening().model_dump_json())
-        try:
-            async for piece in _with_first(first, turn):
-                if isinstance(piece, Delta):
-                    yield _event(reply.text(piece.text).model_dump_json())
-                    continue
-                yield _event(reply.ending(piece.reason).model_dump_json())
-                if body.include_usage:
-                    yield _event(reply.usage(_usage(turn, piece)).model_dump_json())
-        except StratamemError as error:  # the status is out: OpenAI's clients raise for an event like this
-            failure = {"message": error.detail, "type": "server_error", "code": error.code}
-            yield _event(json.dumps({"error": failure}))
-            return
-        yield _event("[DONE]")
+async def _pieces(turn: Turn, first: Chunk, reply: Reply, body: ChatRequest) -> AsyncGenerator[str, None]:
+    yield _event(reply.opening().model_dump_json())
+    try:
+        async for piece in _with_first(first, turn):
+            if isinstance(piece, Delta):
+                yield _event(reply.text(piece.text).model_dump_json())
+                continue
+            yield _event(reply.ending(piece.reason).model_dump_json())
+            if body.include_usage:
+                yield _event(reply.usage(_usage(turn, piece)).model_dump_json())
+    except StratamemError as error:  # the status is out: OpenAI's clients raise for an event like this
+        failure = {"message": error.detail, "type": "server_error", "code": error.code}
+        yield _event(json.dumps({"error": failure}))
+        return
+    yield _event("[DONE]")
 
 
 async def _with_first(first: Chunk, turn: Turn) -> AsyncIterator[Chunk]:

@@ -32,17 +32,27 @@ class Events:
         *,
         expected_seq: int | None = None,
         idempotency_key: str | None = None,
+        session_key: int | None = None,
     ) -> Appended:
-        """Stores all events or none; makes the session when it is absent.
+        """Stores all events or none; makes the session when it is absent, unless it is one that was there before.
 
-        Raises EventConflict, SequenceConflict, IdempotencyConflict, Forbidden, InvalidInput.
+        `session_key`: which one was there (decision 3). Raises EventConflict, SequenceConflict, IdempotencyConflict,
+        Forbidden, InvalidInput, and NotFound when that session was purged.
         """
         access.check_reach(principal, session_id)
         new = [_authored(principal, event) for event in new]
         secret = await self._secrets.of(principal.tenant_id)
         tokens = await self._count([event.content for event in new])
         hashes = _request_hashes(secret, idempotency_key, new)
-        return await self._log.append(Request(principal.tenant_id, session_id, new, tokens, expected_seq, hashes))
+        request = Request(principal.tenant_id, session_id, new, tokens, expected_seq, hashes, session_key)
+        return await self._log.append(request)
+
+    async def session_key(self, principal: Principal, session_id: str) -> int | None:
+        """The session that goes by this name now, as `append` takes it; None: it is yet to be made."""
+        access.check_reach(principal, session_id)
+        async with self._storage.read() as tx:
+            found = await tx.sessions.get(principal.tenant_id, session_id)
+        return None if found is None else found.session_key
 
     async def page(
         self,

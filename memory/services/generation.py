@@ -53,10 +53,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """`new`: those of the messages that the log does not have."""
+    """`new`: those of the messages that the log does not have. `session_key`: which log; None: it is yet to be made."""
 
     messages: tuple[ChatMessage, ...]
     new: tuple[ChatMessage, ...]
+    session_key: int | None = None
     session_tokens: int = 0
     recalled: int = 0
     private: bool = False
@@ -110,6 +111,7 @@ class Generation:
         answer = request.sampling.max_tokens or _ANSWER_TOKENS
         room = generator.max_tokens - min(answer, generator.max_tokens // 2)
         budget = request.context_tokens or _CONTEXT_TOKENS
+        key = None if request.memory_key is None else await self._events.session_key(principal, request.memory_key)
         for _ in range(_TRIES):
             prepared = await self._with_memory(principal, request, budget)
             count = await generator.count(prepared.messages)
@@ -118,7 +120,7 @@ class Generation:
             budget = int(budget * room / count * 0.9)  # counted by another tokenizer than the model's
         if count > generator.max_tokens - 1:
             raise PromptTooLong(f"the prompt has {count} tokens, the model reads {generator.max_tokens}")
-        return prepared
+        return replace(prepared, session_key=key)
 
     async def _with_memory(self, principal: Principal, request: TurnRequest, budget: int) -> _Prepared:
         new = request.messages
@@ -139,7 +141,13 @@ class Generation:
         before = _without_query(context, wanted.query)
         known = {message.content for message in before if message.role == Role.SYSTEM}
         fresh = tuple(m for m in new if m.role != Role.SYSTEM or m.content not in known)
-        return _Prepared((*before, *fresh), fresh, context.tokens.window, len(context.sources), context.private)
+        return _Prepared(
+            (*before, *fresh),
+            fresh,
+            session_tokens=context.tokens.window,
+            recalled=len(context.sources),
+            private=context.private,
+        )
 
     async def _answer(
         self, principal: Principal, request: TurnRequest, generator: Generator, prepared: _Prepared, begun: float
@@ -172,7 +180,7 @@ class Generation:
             visibility = EventVisibility.PRIVATE if prepared.private else EventVisibility.SESSION
             events.append(NewEvent(Role.ASSISTANT, reply, visibility=visibility))
         if events:
-            await self._events.append(principal, request.memory_key, events)
+            await self._events.append(principal, request.memory_key, events, session_key=prepared.session_key)
 
 
 def _check(principal: Principal, request: TurnRequest) -> None:

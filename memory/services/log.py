@@ -12,7 +12,14 @@ from datetime import datetime
 from typing import Any
 
 from memory.domain.changes import ChangeKind, NewChange
-from memory.domain.errors import EventConflict, IdempotencyConflict, Retryable, SequenceConflict, StratamemError
+from memory.domain.errors import (
+    EventConflict,
+    IdempotencyConflict,
+    NotFound,
+    Retryable,
+    SequenceConflict,
+    StratamemError,
+)
 from memory.domain.events import Appended, Event, EventVisibility, NewEvent, Role
 from memory.domain.ids import new_id
 from memory.domain.operations import NewOperation, OperationKind
@@ -29,7 +36,10 @@ _NOT_MADE = 0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`tokens`: one count an event. `hashes`: of the Idempotency-Key and of the whole request."""
+    """`tokens`: one count an event. `hashes`: of the Idempotency-Key and of the whole request.
+
+    `session_key`: the session that is meant, not another one of its name; None: whichever there is, or a new one.
+    """
 
     tenant_id: str
     session_id: str
@@ -37,6 +47,7 @@ class Request:
     tokens: Sequence[int]
     expected_seq: int | None
     hashes: tuple[bytes, bytes] | None
+    session_key: int | None = None
 
 
 _Batch = list[tuple[Request, asyncio.Future[Appended]]]
@@ -68,7 +79,7 @@ class Log:
     async def append(self, request: Request) -> Appended:
         """Answered when it is on disk.
 
-        Raises EventConflict, SequenceConflict, IdempotencyConflict, StorageUnavailable.
+        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, StorageUnavailable.
         """
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
@@ -185,6 +196,8 @@ class Log:
         log.session = made.grown(log.added)
 
     async def _append(self, tx: UnitOfWork, log: _Growing, request: Request) -> Appended:
+        if request.session_key not in (None, log.session.session_key):
+            raise NotFound(f"the session '{request.session_id}' was purged meanwhile: nothing is added to it")
         if request.hashes is not None:
             known = log.answers.get(request.hashes[0])
             known = known or await tx.events.recall_answer(log.session.session_key, request.hashes[0])

@@ -90,6 +90,7 @@ class Runtime:
     def forget(self, namespaces: frozenset[bytes]) -> "Future[int]":
         """Drops every block of these namespaces on every tier; the number of them, once it is done."""
         done: Future[int] = Future()
+        self.chat.forget()
 
         def forget() -> None:
             try:

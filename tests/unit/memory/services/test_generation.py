@@ -3,7 +3,14 @@ from dataclasses import replace
 
 import pytest
 
-from memory.domain.errors import Forbidden, GeneratorUnavailable, NoModelConfigured, PromptTooLong, UnknownModel
+from memory.domain.errors import (
+    Forbidden,
+    GeneratorUnavailable,
+    NoModelConfigured,
+    NotFound,
+    PromptTooLong,
+    UnknownModel,
+)
 from memory.domain.events import EventVisibility
 from memory.domain.generation import ChatMessage, Delta, Finished, Sampling, TurnRequest
 from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
@@ -89,6 +96,21 @@ async def test_an_answer_that_breaks_off_leaves_no_half_turn(container, generati
     assert await log_of(container) == [("user", "before")]
     assert model.closed == 2
     await ask(generation, request(*said("again")))  # the session is free
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+async def test_a_reply_to_a_session_that_is_purged_meanwhile_is_not_kept(container, generation, made_again):
+    await say(container, "s", "before")
+    async with generation.turn(ME, request(*said("hello"))) as turn:
+        await anext(turn.chunks)
+        await container.forgetting.purge_session(ME, "s")
+        if made_again:
+            await say(container, "s", "anew")
+        with pytest.raises(NotFound, match="purged meanwhile"):
+            [chunk async for chunk in turn.chunks]
+    assert len(await container.sessions.page(ME, after_key=None, limit=9)) == made_again
+    if made_again:
+        assert await log_of(container) == [("user", "anew")]
 
 
 async def test_turns_of_one_session_follow_each_other(container, generation):
