@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from memory.domain.lineage import Lineage
 from memory.domain.memories import MemoryKind, MemorySource, MemoryVisibility
 from memory.domain.principals import SHARED, TENANT_WIDE, private_to
 from tests.services import EVERYONE, NOW, SPACE, TENANT, add_memory, add_session, new_memory, new_segment
@@ -194,8 +195,8 @@ async def test_pages_hold_what_may_be_seen_newest_first(storage, mixed):
     async with storage.read() as tx:
         for audiences, options, expected in cases:
             chosen = {"after_key": None, "limit": 9, **options}
-            if "session_key" in options:
-                chosen["session_key"] = mixed
+            if "lineage" in options:
+                chosen["lineage"] = Lineage(mixed)
             found = await tx.memories.page(TENANT, frozenset(audiences), **chosen)
             assert [memory.memory_id for memory in found] == expected, (audiences, options)
 
