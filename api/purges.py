@@ -20,6 +20,9 @@ class ReceiptAnswer(Answer):
     verified: bool
     at: datetime
     kept: dict[str, int] = Field(default={}, exclude_if=lambda kept: not kept, description="What others still need.")
+    kept_for: list[str] = Field(
+        default=[], exclude_if=lambda kept: not kept, description="The forks that share it, as far as you reach them."
+    )
 
 
 ACCEPTED: dict[int | str, dict[str, Any]] = {

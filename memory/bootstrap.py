@@ -216,7 +216,7 @@ async def _wire(
             tiers=(hot, semantic, longterm),
             hot=hot,
             kv=kv,
-            space=embedder.space,
+            semantic=semantic,
             usage=usage,
             activity=activity,
         ),

@@ -224,7 +224,7 @@ async def add_events(tx: UnitOfWork, session: Session, *contents: str, **values:
         place += 2 if added[-1].visibility is EventVisibility.SESSION else 0
     await tx.events.add(added, "words")
     await tx.sessions.advance([session.grown(added)], NOW)
-    return await tx.events.by_ids(session.session_key, [event.event_id for event in added])
+    return await tx.events.by_ids(session.lineage, [event.event_id for event in added])
 
 
 def new_event(session: Session, seq: int, content: str = "hello", **changes: Any) -> Event:

@@ -1,4 +1,4 @@
-"""Create, read, list, change and purge sessions."""
+"""Create, fork, read, list, change and purge sessions."""
 
 from typing import Annotated
 
@@ -10,7 +10,9 @@ from api.errors import problems
 from api.operations.schemas import OperationAnswer
 from api.paging import Page
 from api.purges import ReceiptAnswer
-from api.sessions.schemas import CreateSession, PatchSession, SessionAnswer
+from api.sessions.schemas import CreateSession, ForkSession, PatchSession, SessionAnswer
+from memory.domain.ids import new_id
+from memory.services.sessions import SessionView
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
@@ -19,10 +21,21 @@ _LIST = "sessions"
 
 @router.post("", status_code=201, summary="Create a session", responses=problems(409))
 async def create(app: App, caller: Writer, response: Response, body: CreateSession | None = None) -> SessionAnswer:
-    view = await app.sessions.create(caller, (body or CreateSession()).to_domain())
-    response.headers["ETag"] = view.session.etag
-    response.headers["Location"] = f"/v1/sessions/{view.session.session_id}"
-    return SessionAnswer.of(view)
+    return _created(await app.sessions.create(caller, (body or CreateSession()).to_domain()), response)
+
+
+@router.post(
+    "/{session_id}/fork",
+    status_code=201,
+    summary="Fork a session: share its log up to a place, then go another way",
+    responses=problems(404, 409),
+)
+async def fork(
+    app: App, caller: Writer, session_id: SessionId, response: Response, body: ForkSession | None = None
+) -> SessionAnswer:
+    wanted = body or ForkSession()
+    fork_id = wanted.session_id or new_id()
+    return _created(await app.sessions.fork(caller, session_id, fork_id, wanted.at_seq), response)
 
 
 @router.get("", summary="List sessions, newest first", responses=problems())
@@ -56,3 +69,9 @@ async def purge(
     cascade: Annotated[bool, Query(description="Take forks along.")] = False,
 ) -> ReceiptAnswer | OperationAnswer:
     return purges.answer(await app.forgetting.purge_session(caller, session_id, cascade=cascade), response)
+
+
+def _created(view: SessionView, response: Response) -> SessionAnswer:
+    response.headers["ETag"] = view.session.etag
+    response.headers["Location"] = f"/v1/sessions/{view.session.session_id}"
+    return SessionAnswer.of(view)

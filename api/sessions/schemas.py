@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from api.values import Answer, Body, ClientId, Metadata, Title, WindowTokens, unsent
+from api.values import Answer, Body, ClientId, Count, Metadata, Title, WindowTokens, absent, unsent
 from memory.domain.ids import new_id
 from memory.domain.sessions import DEFAULT_SEMANTIC_TURNS, DEFAULT_WINDOW_TOKENS, NewSession
 from memory.services.sessions import SessionView
@@ -26,6 +26,11 @@ class CreateSession(Body):
             window_tokens=self.window_tokens,
             semantic_turns=self.semantic_turns,
         )
+
+
+class ForkSession(Body):
+    session_id: ClientId | None = Field(default=None, description="Of the fork; made by the server when absent.")
+    at_seq: Count | None = Field(default=None, description="The last event that it shares; all of them when absent.")
 
 
 class PatchSession(Body):
@@ -70,6 +75,9 @@ class SessionAnswer(Answer):
     last_seq: int
     event_count: int
     token_count: int
+    forked_from: str | None = Field(
+        default=None, exclude_if=absent, description="Unless it is no fork or that is gone."
+    )
     tiers: Tiers
 
     @classmethod
@@ -86,6 +94,7 @@ class SessionAnswer(Answer):
             last_seq=session.last_seq,
             event_count=session.event_count,
             token_count=session.token_count,
+            forked_from=view.forked_from,
             tiers=Tiers(
                 hot=HotTier(tokens=held.hot_tokens, blocks=held.hot_blocks),
                 semantic=SemanticTier(segments=held.semantic_segments, clusters=held.semantic_clusters),

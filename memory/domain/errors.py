@@ -6,6 +6,7 @@ StratamemError
 │   ├── InvalidCursor       a page cursor that we did not make            422
 │   ├── BudgetTooSmall      max_tokens leaves no room for the query       422
 │   ├── UnsupportedParameter  OpenAI's, but it would change the answer    400
+│   ├── BeyondTheLog        a fork at a seq that the log has not          422
 │   └── PromptTooLong       more tokens than the model reads              400
 ├── TooLarge                over a published limit                        413
 ├── Unauthenticated         no key, or a wrong one                        401
@@ -17,6 +18,7 @@ StratamemError
 │   ├── EventConflict       same event_id, other content
 │   ├── IdempotencyConflict same Idempotency-Key, other request
 │   ├── MemoryExists
+│   ├── ForkTooDeep         a fork of a fork of a fork …, beyond a limit
 │   └── SequenceConflict    expected_seq is not the last one
 ├── PreconditionFailed      If-Match names another version                412
 ├── NoModelConfigured       generation needs a model: the detail says how 503
@@ -57,6 +59,10 @@ class InvalidCursor(InvalidInput):
 
 class BudgetTooSmall(InvalidInput):
     code = "budget_too_small"
+
+
+class BeyondTheLog(InvalidInput):
+    code = "beyond_the_log"
 
 
 class UnsupportedParameter(InvalidInput):
@@ -111,6 +117,10 @@ class SessionExists(Conflict):
 
 class MemoryExists(Conflict):
     code = "memory_exists"
+
+
+class ForkTooDeep(Conflict):
+    code = "fork_too_deep"
 
 
 class EventConflict(Conflict):

@@ -63,10 +63,12 @@ class Operation:
 class Receipt:
     """What a purge removed, store by store.
 
-    `verified`: every live follower has confirmed that its indexes are clean.
+    `verified`: every live follower has confirmed that its indexes are clean. `kept`: what forks still see of it, by
+    kind; `kept_for`: their session_ids.
     """
 
     purged: dict[str, int]
     verified: bool
     at: datetime
     kept: dict[str, int] = field(default_factory=dict)
+    kept_for: tuple[str, ...] = ()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from memory.domain.lineage import Stretch
+
 DEFAULT_TENANT = "default"
 
 
@@ -44,23 +46,54 @@ def private_to(agent_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Inherited:
+    """A stretch of a log that is not asked for itself, visible as part of the fork `heir` (a session_key)."""
+
+    heir: int
+    stretch: Stretch
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """What one caller may see, resolved before anything is ranked (invariant I3).
 
-    `session_keys` None: every session of the tenant. `audiences` are the visibility classes that are visible;
-    memories of the tenant are included whatever the sessions.
+    `session_keys` None: every session of the tenant. `inherited`: what forks among them share with sessions that are
+    not among them. `audiences` are the visibility classes that are visible; memories of the tenant are included
+    whatever the sessions.
     """
 
     tenant_id: str
     session_keys: tuple[int, ...] | None
     audiences: frozenset[str]
+    inherited: tuple[Inherited, ...] = ()
 
     @staticmethod
-    def of(principal: Principal, session_keys: tuple[int, ...] | None) -> "Scope":
+    def of(
+        principal: Principal, session_keys: tuple[int, ...] | None, inherited: tuple[Inherited, ...] = ()
+    ) -> "Scope":
         audiences = {SHARED, TENANT_WIDE}
         if principal.agent_id is not None:
             audiences.add(private_to(principal.agent_id))
-        return Scope(principal.tenant_id, session_keys, frozenset(audiences))
+        return Scope(principal.tenant_id, session_keys, frozenset(audiences), inherited)
+
+    @property
+    def logs(self) -> tuple[int, ...] | None:
+        """Every session of which something may be visible; None: all."""
+        if self.session_keys is None:
+            return None
+        return tuple(sorted({*self.session_keys, *(one.stretch.session_key for one in self.inherited)}))
+
+    def shows(self, session_key: int, seq: int) -> int | None:
+        """The session as part of which an event is visible, whatever its audience; None: it is not."""
+        if self.session_keys is None or session_key in self.session_keys:
+            return session_key
+        return next((one.heir for one in self.inherited if one.stretch.holds(session_key, seq)), None)
+
+    def shows_memory(self, session_key: int, memory_key: int) -> int | None:
+        """The same of a memory that belongs to a session."""
+        if self.session_keys is None or session_key in self.session_keys:
+            return session_key
+        return next((one.heir for one in self.inherited if one.stretch.holds_memory(session_key, memory_key)), None)
 
 
 @dataclass(frozen=True, slots=True)

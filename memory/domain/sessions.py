@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from memory.domain.events import Event, EventVisibility, Metadata, Role
+from memory.domain.lineage import Lineage, Stretch
 
 DEFAULT_WINDOW_TOKENS = 131_072
 DEFAULT_SEMANTIC_TURNS = 100
@@ -21,7 +22,12 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`version` counts changes of the patchable fields (the ETag), `semantic_version` those of its clusters."""
+    """`version` counts changes of the patchable fields (the ETag), `semantic_version` those of its clusters.
+
+    A fork: `parent_key` is the nearest session it was forked from that still exists, `family_key` the same for all that
+    come of one session, `inherited` what it shares; `inherited_events` and `inherited_tokens` are in its counters, but
+    others' rows. `segmented_seq` is about its own rows.
+    """
 
     session_key: int
     tenant_id: str
@@ -40,6 +46,20 @@ class Session:
     version: int
     segmented_seq: int
     semantic_version: int
+    parent_key: int | None = None
+    family_key: int | None = None
+    inherited: tuple[Stretch, ...] = ()
+    inherited_events: int = 0
+    inherited_tokens: int = 0
+
+    @property
+    def lineage(self) -> Lineage:
+        return Lineage(self.session_key, self.inherited)
+
+    @property
+    def family(self) -> int:
+        """The key of the first of its family, whether that one still exists or not."""
+        return self.session_key if self.family_key is None else self.family_key
 
     @property
     def etag(self) -> str:
@@ -58,6 +78,16 @@ class Session:
             + sum(event.token_count for event in added if event.visibility is EventVisibility.SESSION),
             turns=self.turns + sum(event.role is Role.USER for event in added),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LogSize:
+    """What a log amounts to up to a place; `shared_tokens` is that place on the token axis."""
+
+    last_seq: int = 0
+    token_count: int = 0
+    shared_tokens: int = 0
+    turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
-from memory.domain.memories import Memory
+from memory.domain.lineage import Lineage, Stretch
+from memory.domain.memories import Memory, MemorySource
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
 from memory.domain.principals import Key
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
-from memory.domain.sessions import NewSession, Session
+from memory.domain.sessions import LogSize, NewSession, Session
 from memory.ports.feed import ChangeRepository
 
 
@@ -38,6 +39,11 @@ class SessionRepository(Protocol):
     async def create(self, tenant_id: str, new: NewSession, now: datetime) -> Session | None:
         """None when the session exists."""
 
+    async def fork(
+        self, parent: Session, session_id: str, size: LogSize, inherited: Sequence[Stretch], now: datetime
+    ) -> Session | None:
+        """A session whose log begins as `inherited`, with the parent's settings; None when the name is taken."""
+
     async def get(self, tenant_id: str, session_id: str) -> Session | None: ...
 
     async def locked(self, tenant_id: str, session_id: str) -> Session | None:
@@ -47,7 +53,8 @@ class SessionRepository(Protocol):
 
     async def by_keys(self, session_keys: Collection[int]) -> dict[int, Session]: ...
 
-    async def keys_of(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, int]: ...
+    async def lineages(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, Lineage]:
+        """Of those that exist, by session_id."""
 
     async def page(
         self, tenant_id: str, *, after_key: int | None, limit: int, only: frozenset[str] | None
@@ -66,15 +73,24 @@ class SessionRepository(Protocol):
 
     async def bump_semantic(self, session_key: int) -> None: ...
 
-    async def memories_of(self, session_keys: Iterable[int]) -> dict[int, int]:
-        """Number of memories by session; absent: none. The next two likewise."""
+    async def memories_of(self, sessions: Sequence[Session]) -> dict[int, int]:
+        """Number of memories, inherited ones with them, by session_key; absent: none. The next two likewise."""
 
-    async def held_segments(self, session_keys: Iterable[int]) -> dict[int, int]: ...
+    async def held_segments(self, sessions: Sequence[Session]) -> dict[int, int]: ...
 
-    async def clusters_of(self, session_keys: Iterable[int]) -> dict[int, int]: ...
+    async def clusters_of(self, sessions: Sequence[Session]) -> dict[int, int]: ...
 
-    async def window_start(self, session_key: int, token_start: int) -> int | None:
+    async def window_start(self, lineage: Lineage, token_start: int) -> int | None:
         """The place of the first shared event at or after `token_start` on the token axis; None: there is none."""
+
+    async def family_locked(self, session: Session) -> list[Session]:
+        """All that were forked from each other, this one with them, as `locked`; nobody forks any of them meanwhile."""
+
+    async def set_descent(self, session: Session) -> None:
+        """Writes `parent_key` and `inherited`."""
+
+    async def hand_over(self, session: Session, heir: int, share: Stretch) -> dict[str, int]:
+        """Makes the session's events up to the end of `share`, and all its memories, the heir's; counts by kind."""
 
     async def purge(self, session_key: int) -> dict[str, int]:
         """Deletes the session and all that belongs to it; counts by kind."""
@@ -87,13 +103,13 @@ class EventRepository(Protocol):
     async def add(self, events: Sequence[Event], tokenizer: str) -> None:
         """`tokenizer`: the fingerprint of what counted their tokens."""
 
-    async def by_ids(self, session_key: int, event_ids: Sequence[str]) -> list[Event]: ...
+    async def by_ids(self, lineage: Lineage, event_ids: Sequence[str]) -> list[Event]: ...
 
     async def by_keys(self, event_keys: Sequence[int]) -> list[Event]: ...
 
     async def page(
         self,
-        session_key: int,
+        lineage: Lineage,
         audiences: frozenset[str],
         *,
         after_seq: int | None = None,
@@ -104,20 +120,24 @@ class EventRepository(Protocol):
         """Visible events between the two, both exclusive, in `seq` order or against it."""
 
     async def shared_from(
-        self, session_key: int, token_start: int, *, below: int | None = None, limit: int
+        self, lineage: Lineage, token_start: int, *, below: int | None = None, limit: int
     ) -> list[Event]:
         """Session-visible events whose place on the shared token axis is in [token_start, below)."""
 
-    async def extents(self, session_key: int, token_start: int, *, below: int | None = None) -> list[Extent]:
+    async def extents(self, lineage: Lineage, token_start: int, *, below: int | None = None) -> list[Extent]:
         """The same events, in order, without their texts."""
 
-    async def private_from(self, session_key: int, agent_id: str, seq: int, *, limit: int) -> list[Event]:
+    async def private_from(self, lineage: Lineage, agent_id: str, seq: int, *, limit: int) -> list[Event]:
         """The newest private events of one agent from `seq` on, oldest first."""
 
-    async def unsegmented(self, session_key: int, after_seq: int, limit: int) -> list[Event]: ...
+    async def size(self, session: Session, last_seq: int) -> LogSize:
+        """Of its log up to an event that it has, or up to none (0)."""
 
-    async def recall_answer(self, session_key: int, key_hash: bytes) -> tuple[bytes, Appended] | None:
-        """The request hash and the first answer of an Idempotency-Key."""
+    async def unsegmented(self, session_key: int, after_seq: int, limit: int) -> list[Event]:
+        """Of the session's own rows."""
+
+    async def recall_answer(self, lineage: Lineage, key_hash: bytes) -> tuple[bytes, Appended] | None:
+        """The request hash and the first answer of an Idempotency-Key, as this session's."""
 
     async def remember_answer(
         self, session_key: int, key_hash: bytes, request_hash: bytes, answer: Appended, now: datetime
@@ -148,7 +168,7 @@ class MemoryRepository(Protocol):
         *,
         after_key: int | None,
         limit: int,
-        session_key: int | None = None,
+        lineage: Lineage | None = None,
         kind: str | None = None,
         agent_id: str | None = None,
         only_sessions: frozenset[str] | None = None,
@@ -176,8 +196,14 @@ class MemoryRepository(Protocol):
 
     async def purge(self, memory_key: int) -> dict[str, int]: ...
 
-    async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[int]:
+    async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[Memory]:
         """Memories of the session, and those whose source is in it."""
+
+    async def last_of(self, session_keys: Sequence[int], seq: int) -> dict[int, int]:
+        """The last memory_key of each session that was written before its log went beyond `seq`; absent: none."""
+
+    async def set_source(self, memory_key: int, source: MemorySource) -> None:
+        """The same events are found under another session from now on."""
 
     async def count(self, tenant_id: str) -> int: ...
 
@@ -201,6 +227,9 @@ class SegmentRepository(Protocol):
 
     async def held(self, session_key: int, space: str) -> list[TierSegment]:
         """What the semantic tier holds of the session."""
+
+    async def held_elsewhere(self, session: Session, space: str) -> list[TierSegment]:
+        """What counts as held for a fork of what the tier holds of the others in its lineage: of its recent turns."""
 
     async def since_turn(self, session_key: int, space: str, turn: int) -> int:
         """Number of embedded segments of the session's events after this turn, held or not."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from memory.domain.errors import Forbidden, NotFound, PreconditionFailed
-from memory.domain.principals import KeyScope, Principal, Scope
+from memory.domain.principals import Inherited, KeyScope, Principal, Scope
 from memory.domain.sessions import Session
 from memory.ports.storage import UnitOfWork
 
@@ -36,6 +36,15 @@ async def session(tx: UnitOfWork, principal: Principal, session_id: str) -> Sess
     return found
 
 
+async def locked(tx: UnitOfWork, principal: Principal, session_id: str) -> Session:
+    """As `session`; nobody else writes its log until the unit of work ends. Raises NotFound."""
+    check_reach(principal, session_id)
+    found = await tx.sessions.locked(principal.tenant_id, session_id)
+    if found is None:
+        raise _absent(session_id)
+    return found
+
+
 async def scope(tx: UnitOfWork, principal: Principal, session_ids: Sequence[str] | None) -> Scope:
     """What the caller may see of these sessions, or of all that it may reach. Raises NotFound for an absent one."""
     wanted = session_ids
@@ -43,12 +52,15 @@ async def scope(tx: UnitOfWork, principal: Principal, session_ids: Sequence[str]
         wanted = sorted(principal.session_ids)
     if wanted is None:
         return Scope.of(principal, None)
-    keys = await tx.sessions.keys_of(principal.tenant_id, wanted)
+    found = await tx.sessions.lineages(principal.tenant_id, wanted)
     for session_id in session_ids or ():
         check_reach(principal, session_id)
-        if session_id not in keys:
+        if session_id not in found:
             raise _absent(session_id)
-    return Scope.of(principal, tuple(sorted(keys.values())))
+    lineages = sorted(found.values(), key=lambda lineage: lineage.session_key)
+    keys = tuple(lineage.session_key for lineage in lineages)
+    inherited = [Inherited(lineage.session_key, s) for lineage in lineages for s in lineage.elsewhere]
+    return Scope.of(principal, keys, tuple(one for one in inherited if one.stretch.session_key not in keys))
 
 
 def check_unchanged(if_match: str | None, etag: str) -> None:

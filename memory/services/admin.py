@@ -16,6 +16,7 @@ from memory.tiers.base import Tier
 from memory.tiers.hot import policy
 from memory.tiers.hot.tier import HotTier
 from memory.tiers.semantic.layout import flat_layout
+from memory.tiers.semantic.tier import SemanticTier
 
 _JOBS = 100
 
@@ -28,7 +29,7 @@ class Admin:
         tiers: Sequence[Tier],
         hot: HotTier,
         kv: KVStore,
-        space: str,
+        semantic: SemanticTier,
         usage: Usage,
         activity: Activity,
     ) -> None:
@@ -38,7 +39,7 @@ class Admin:
         self._tiers = tiers
         self._hot = hot
         self._kv = kv
-        self._space = space
+        self._semantic = semantic
 
     async def overview(self, principal: Principal) -> dict[str, Any]:
         """Numbers of the caller's tenant; hit ratios and rates of this process.
@@ -85,8 +86,9 @@ class Admin:
         async with self._storage.read() as tx:
             session = await access.session(tx, principal, session_id)
             window = await self._hot.window(tx, session)
-            clusters = [c for c in await tx.clusters.of_session(session.session_key) if c.audience in audiences]
-            held = [s for s in await tx.segments.held(session.session_key, self._space) if s.audience in audiences]
+            clusters, held = await self._semantic.holdings(tx, session)
+        clusters = [cluster for cluster in clusters if cluster.audience in audiences]
+        held = [segment for segment in held if segment.audience in audiences]
         kv = await self._kv.usage(session.session_key)
         places = flat_layout([cluster.centroid for cluster in clusters])
         tokens = sum(part.tokens for part in window)

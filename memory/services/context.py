@@ -71,7 +71,7 @@ class Contexts:
         query = self._query(request)
         async with self._storage.read() as tx:
             session = await access.session(tx, principal, session_id)
-            head = await tx.events.shared_from(session.session_key, 0, limit=_SYSTEM_EVENTS)
+            head = await tx.events.shared_from(session.lineage, 0, limit=_SYSTEM_EVENTS)
         opening = self._system(head, request.max_tokens - query.tokens)
         system = opening.part
         shown = await self._window(session, request, opening, query.tokens)
@@ -140,7 +140,7 @@ class Contexts:
         room = min(room, beside)
         anchor = window.first_anchor(session.shared_tokens, room)
         async with self._storage.read() as tx:
-            events = await tx.events.shared_from(session.session_key, anchor, limit=_MOST_EVENTS)
+            events = await tx.events.shared_from(session.lineage, anchor, limit=_MOST_EVENTS)
         events = [event for event in events if event.seq > opening.last_seq]
         rendered = [self._event_tokens(event) for event in events]
         anchor, first = window.anchor_that_fits([event.token_start for event in events], rendered, anchor, room)
@@ -169,7 +169,7 @@ class Contexts:
         if principal.agent_id is None or not request.include.window:
             return _Part(), frozenset()
         async with self._storage.read() as tx:
-            events = await tx.events.private_from(session.session_key, principal.agent_id, first_seq, limit=1_000)
+            events = await tx.events.private_from(session.lineage, principal.agent_id, first_seq, limit=1_000)
         room = min(room, int(request.max_tokens * window.PRIVATE_SHARE))
         kept: list[Event] = []
         for event in reversed(events):
@@ -203,7 +203,7 @@ class Contexts:
             max_tokens=room + shown_again,
         )
         try:
-            found = await self._recall.recall(principal, wanted, outside=(session.session_key, first_seq))
+            found = await self._recall.recall(principal, wanted, outside=first_seq)
         except Retryable as error:
             return _Part(), (), (Degraded("recall", error.detail),)
         shown = [r for r in found.results if not any(event.seq in there for event in r.events)][: request.top_k]

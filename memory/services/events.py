@@ -69,7 +69,7 @@ class Events:
             session = await access.session(tx, principal, session_id)
             audiences = Scope.of(principal, None).audiences
             return await tx.events.page(
-                session.session_key,
+                session.lineage,
                 audiences,
                 after_seq=after_seq,
                 before_seq=before_seq,

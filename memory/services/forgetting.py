@@ -8,18 +8,19 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from memory.domain.changes import ChangeKind, NewChange, Position
-from memory.domain.errors import NotFound, Retryable
+from memory.domain.errors import Forbidden, NotFound, Retryable
 from memory.domain.operations import Operation, OperationKind, OperationState, Receipt
 from memory.domain.principals import Principal, Scope
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
-from memory.services.tasks import PURGE
+from memory.services.removal import Removal, descendants
+from memory.services.tasks import CONSOLIDATE, PURGE, subject_of_session
 from memory.tiers.base import Tier
 from memory.tiers.longterm.tier import live_since
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 _PATIENCE = 2.0
 """Seconds a request waits for the other processes before it answers with an operation."""
 _GLANCE = 0.1
+_RECEIPT = ("purged", "kept", "kept_for")
 _NOTHING = dict.fromkeys(("events", "segments", "clusters", "memories", "vectors", "lexical", "kv_blocks"), 0)
 
 
@@ -50,24 +52,33 @@ class Forgetting:
     async def purge_session(
         self, principal: Principal, session_id: str, *, cascade: bool = False
     ) -> Receipt | Operation:
-        """Purges a session, its memories, and those derived from it. Raises NotFound.
+        """Purges a session, its memories, and those derived from it, but for what forks of it still see.
 
-        `cascade` takes forks along; a session without forks is purged the same either way.
+        `cascade` takes its forks along, and theirs. Raises NotFound, and Forbidden when one of them is out of reach.
         """
-        access.check_reach(principal, session_id)
         async with self._storage.write() as tx:
-            await access.session(tx, principal, session_id)
-            session = await tx.sessions.locked(principal.tenant_id, session_id)
-            assert session is not None
-            key, tenant_id = session.session_key, principal.tenant_id
-            counts = Counter(_NOTHING)
-            for memory_key in await tx.memories.derived_from(key, session_id, tenant_id):
-                counts.update(await tx.memories.purge(memory_key))
-                await tx.changes.add(NewChange(ChangeKind.MEMORY, tenant_id, memory_key=memory_key))
-            counts.update(await tx.sessions.purge(key))
-            position = await tx.changes.add(NewChange(ChangeKind.SESSION_PURGED, tenant_id, key))
-            operation_id = await self._promise(tx, tenant_id, f"session:{key}", session_id, position, counts)
-        return await self._erase(tenant_id, key, operation_id)
+            session = await access.session(tx, principal, session_id)
+            family = await tx.sessions.family_locked(session)
+            going = [session, *(descendants(session, family) if cascade else ())]
+            if hidden := [one for one in going if not principal.may_reach(one.session_id)]:
+                raise Forbidden(f"{len(hidden)} of the forks are out of this key's reach: nothing is purged")
+            keys = {one.session_key for one in going}
+            removal = Removal(tx, self._clock.now(), [one for one in family if one.session_key not in keys])
+            for one in going:
+                await removal.remove(one)
+            removal.purged.update(_NOTHING)
+            operation_id = await self._promise(
+                tx,
+                principal.tenant_id,
+                subject_of_session(session.session_key),
+                session_id,
+                removal.position,
+                removal.purged,
+                _kept(principal, removal),
+            )
+        for operation in removal.operations:
+            self._jobs.send(CONSOLIDATE, operation)
+        return await self._erase(principal.tenant_id, keys, operation_id)
 
     async def purge_memory(self, principal: Principal, memory_id: str) -> Receipt | Operation:
         """Raises NotFound."""
@@ -83,7 +94,7 @@ class Forgetting:
             position = await tx.changes.add(change)
             subject = f"memory:{memory.memory_key}"
             operation_id = await self._promise(tx, memory.tenant_id, subject, memory.session_id, position, counts)
-        return await self._erase(memory.tenant_id, None, operation_id)
+        return await self._erase(memory.tenant_id, (), operation_id)
 
     async def finish_purge(self, operation_id: str) -> None:
         """Writes the receipt once every live follower has confirmed and the database's files are clean.
@@ -109,6 +120,7 @@ class Forgetting:
         session_id: str | None,
         position: Position,
         counts: Counter[str],
+        kept: Mapping[str, Any] | None = None,
     ) -> str:
         operation_id, _ = await tx.operations.enqueue(
             tenant_id,
@@ -120,15 +132,16 @@ class Forgetting:
             unit="purges",
         )
         counts["lexical"] = counts["events"] + counts["memories"]
-        await tx.operations.note(operation_id, {"purged": dict(counts), "position": [position.xid, position.number]})
+        place = [position.xid, position.number]
+        await tx.operations.note(operation_id, {"purged": dict(counts), "position": place, **(kept or {})})
         return operation_id
 
-    async def _erase(self, tenant_id: str, session_key: int | None, operation_id: str) -> Receipt | Operation:
+    async def _erase(self, tenant_id: str, session_keys: Collection[int], operation_id: str) -> Receipt | Operation:
         """Cleans what this process keeps, then waits a moment for the others."""
         kept: Counter[str] = Counter()
         try:
             for tier in self._tiers:
-                kept.update(await tier.forget(tenant_id, session_key))
+                kept.update(await tier.forget(tenant_id, session_keys))
         except Retryable as error:  # the rows are gone; this process's follower goes on cleaning
             logger.warning("purge %s waits for the indexes: %s", operation_id, error.detail)
         async with self._storage.write() as tx:
@@ -163,15 +176,21 @@ class Forgetting:
 
     async def _write_receipt(self, tx: UnitOfWork, operation: Operation) -> None:
         now = self._clock.now()
-        result = {
-            "purged": (operation.result or {})["purged"],
-            "verified": True,
-            "at": now.isoformat().replace("+00:00", "Z"),
-        }
+        found = {name: value for name, value in (operation.result or {}).items() if name in _RECEIPT}
+        result = found | {"verified": True, "at": now.isoformat().replace("+00:00", "Z")}
         await tx.operations.finish(operation.operation_id, OperationState.SUCCEEDED, now, result=result)
 
 
 def receipt_of(operation: Operation) -> Receipt:
     """The receipt of a purge that is over."""
     result: dict[str, Any] = operation.result or {}
-    return Receipt(result["purged"], result["verified"], datetime.fromisoformat(result["at"]))
+    at = datetime.fromisoformat(result["at"])
+    return Receipt(result["purged"], result["verified"], at, result.get("kept", {}), tuple(result.get("kept_for", ())))
+
+
+def _kept(principal: Principal, removal: Removal) -> dict[str, Any]:
+    """What the receipt says of it; forks out of the caller's reach are not named."""
+    if not removal.kept_for:
+        return {}
+    named = sorted(session_id for session_id in removal.kept_for if principal.may_reach(session_id))
+    return {"kept": dict(removal.kept), "kept_for": named}

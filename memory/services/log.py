@@ -200,7 +200,7 @@ class Log:
             raise NotFound(f"the session '{request.session_id}' was purged meanwhile: nothing is added to it")
         if request.hashes is not None:
             known = log.answers.get(request.hashes[0])
-            known = known or await tx.events.recall_answer(log.session.session_key, request.hashes[0])
+            known = known or await tx.events.recall_answer(log.session.lineage, request.hashes[0])
             if known is not None:
                 return _repeated(known, request.hashes[1])
         acknowledged, added = self._numbered(log.session, request, await _known_events(tx, log, request))
@@ -261,7 +261,7 @@ async def _known_events(tx: UnitOfWork, log: _Growing, request: Request) -> dict
     named = [event.event_id for event in request.new if event.event_id is not None]
     if not named:
         return {}
-    stored = await tx.events.by_ids(log.session.session_key, named)
+    stored = await tx.events.by_ids(log.session.lineage, named)
     return {event.event_id: event for event in (*stored, *log.added)}
 
 

@@ -77,10 +77,10 @@ class Memories:
                 Scope.of(principal, None).audiences,
                 after_key=after_key,
                 limit=limit,
-                session_key=None if session is None else session.session_key,
+                lineage=None if session is None else session.lineage,
                 kind=kind,
                 agent_id=agent_id,
-                only_sessions=principal.session_ids,
+                only_sessions=principal.session_ids if session is None else None,  # what it inherits is its own
             )
 
     async def update(

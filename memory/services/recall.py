@@ -67,10 +67,8 @@ class Recall:
         self._settings = settings
         self._clock = clock
 
-    async def recall(
-        self, principal: Principal, request: RecallRequest, *, outside: tuple[int, int] | None = None
-    ) -> Recalled:
-        """`outside`: a session_key and the seq from which its events do not count.
+    async def recall(self, principal: Principal, request: RecallRequest, *, outside: int | None = None) -> Recalled:
+        """`outside`: the seq from which the shared events of the one session that is asked do not count.
 
         Raises NotFound for an absent session, InvalidInput for a question that is too long.
 
@@ -84,7 +82,7 @@ class Recall:
         return Recalled(results, ranked.degraded)
 
     async def _question(
-        self, principal: Principal, request: RecallRequest, outside: tuple[int, int] | None
+        self, principal: Principal, request: RecallRequest, outside: int | None
     ) -> tuple[Question, str | None]:
         asked = time.monotonic()
         # A whole page may be asked; its beginning is what is looked for.
@@ -154,8 +152,12 @@ class Recall:
         async with self._storage.read() as tx:
             events = {event.item: event for event in await tx.events.by_keys(keys)}
             memories = {memory.item: memory for memory in await tx.memories.by_keys(memory_keys)}
-            sessions = await tx.sessions.by_keys({event.session_key for event in events.values()})
-            outside = [e.item for e in events.values() if not self._hot(e, sessions.get(e.session_key), request.tiers)]
+            # Each as part of the session that was asked: a fork's, where it inherited it.
+            shown_in = {e.item: scope.shows(e.session_key, e.seq) for e in events.values()}
+            shown_in |= {m.item: _memory_shown(m, scope) for m in memories.values() if scope.inherited}
+            sessions = await tx.sessions.by_keys({key for key in shown_in.values() if key is not None})
+            session_of = {item: sessions.get(key) for item, key in shown_in.items() if key is not None}
+            outside = [e.item for e in events.values() if not self._hot(e, session_of.get(e.item), request.tiers)]
             semantic = await tx.segments.held_items(outside)
             if request.as_of is not None:
                 # Visible is what is so today *and* was so then: publishing a new text does not publish the old one.
@@ -166,13 +168,15 @@ class Recall:
             signals = {name: round(float(values[place]), 4) for name, values in ranked.signals.items()}
             shown = {name: value for name, value in signals.items() if value == value} if request.explain else None
             score = float(ranked.scores[place])
-            if item in events and (session := sessions.get(events[item].session_key)):
+            if item in events and (session := session_of.get(item)):
                 if _visible_event(events[item], session, scope):
                     tier = self._fastest(events[item], session, item in semantic, request.tiers)
                     results.append((item, _event_result(events[item], session, score, tier, shown)))
             elif item in memories and _visible_memory(memories[item], scope):
                 tokens = None if request.as_of is None else self._passages.count(memories[item].text)
-                results.append((item, _memory_result(memories[item], tokens, score, shown)))
+                named = session_of.get(item)
+                session_id = memories[item].session_id if named is None else named.session_id
+                results.append((item, _memory_result(memories[item], session_id, tokens, score, shown)))
         return results
 
     async def _fitted(
@@ -216,12 +220,16 @@ def _merged(found: list[Candidates], fused: list[Fused]) -> tuple[NDArray[np.int
 
 def _visible_event(event: Event, session: Session, scope: Scope) -> bool:
     """The database's word on what the index says (invariant I3 has two gates)."""
-    inside = scope.session_keys is None or event.session_key in scope.session_keys
+    inside = scope.shows(event.session_key, event.seq) is not None
     return inside and session.tenant_id == scope.tenant_id and event.audience in scope.audiences
 
 
+def _memory_shown(memory: Memory, scope: Scope) -> int | None:
+    return None if memory.session_key is None else scope.shows_memory(memory.session_key, memory.memory_key)
+
+
 def _visible_memory(memory: Memory, scope: Scope) -> bool:
-    inside = scope.session_keys is None or memory.session_key is None or memory.session_key in scope.session_keys
+    inside = memory.session_key is None or _memory_shown(memory, scope) is not None
     return inside and memory.tenant_id == scope.tenant_id and memory.audience in scope.audiences
 
 
@@ -246,7 +254,9 @@ def _event_result(
     )
 
 
-def _memory_result(memory: Memory, tokens: int | None, score: float, signals: dict[str, float] | None) -> RecallResult:
+def _memory_result(
+    memory: Memory, session_id: str | None, tokens: int | None, score: float, signals: dict[str, float] | None
+) -> RecallResult:
     """`tokens`: of the text, where it is not the current one."""
     return RecallResult(
         text=memory.text,
@@ -254,7 +264,7 @@ def _memory_result(memory: Memory, tokens: int | None, score: float, signals: di
         tier=TierName.LONGTERM,
         kind=memory.kind,
         memory_id=memory.memory_id,
-        session_id=memory.session_id,
+        session_id=session_id,
         events=(),
         agent_id=memory.agent_id,
         created_at=memory.created_at,

@@ -1,10 +1,11 @@
-"""Create, read and change sessions; what each tier holds of them."""
+"""Create, fork, read and change sessions; what each tier holds of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memory.domain.errors import Forbidden, SessionExists
+from memory.domain.errors import BeyondTheLog, Forbidden, ForkTooDeep, SessionExists
+from memory.domain.lineage import MAX_STRETCHES
 from memory.domain.principals import Principal
 from memory.domain.sessions import NewSession, Session, TierCounts
 from memory.ports.jobs import Clock
@@ -16,8 +17,11 @@ from memory.tiers.hot.tier import HotTier
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
+    """`forked_from`: the session_id of the parent, while it exists and the caller may reach it."""
+
     session: Session
     tiers: TierCounts
+    forked_from: str | None = None
 
 
 class Sessions:
@@ -28,21 +32,38 @@ class Sessions:
 
     async def create(self, principal: Principal, new: NewSession) -> SessionView:
         """Raises SessionExists, and Forbidden for a key that may only reach other sessions."""
-        if not principal.may_reach(new.session_id):
-            raise Forbidden(f"this key can't reach a session '{new.session_id}'")
+        _check_name(principal, new.session_id)
         async with self._storage.write() as tx:
             now = self._clock.now()
             await tx.tenants.secret(principal.tenant_id, now)  # a session belongs to a tenant that exists
-            session = await tx.sessions.create(principal.tenant_id, new, now)
-            if session is None:
-                raise SessionExists(f"the session '{new.session_id}' exists", session_id=new.session_id)
+            session = _made(new.session_id, await tx.sessions.create(principal.tenant_id, new, now))
         return SessionView(session, TierCounts(0, 0, 0, 0, 0))
+
+    async def fork(self, principal: Principal, session_id: str, fork_id: str, at_seq: int | None) -> SessionView:
+        """A session of its own that begins with the log up to `at_seq` (None: all of it). No row of it is copied.
+
+        Raises NotFound, BeyondTheLog, SessionExists, ForkTooDeep, and Forbidden as `create`.
+        """
+        access.check_reach(principal, session_id)
+        _check_name(principal, fork_id)
+        async with self._storage.write() as tx:
+            parent = await access.locked(tx, principal, session_id)
+            seq = parent.last_seq if at_seq is None else at_seq
+            if seq > parent.last_seq:
+                raise BeyondTheLog(f"'{session_id}' ends at seq {parent.last_seq}", last_seq=parent.last_seq)
+            size = await tx.events.size(parent, seq)
+            keys = sorted({stretch.session_key for stretch in parent.lineage.stretches})
+            inherited = parent.lineage.up_to(seq, size.shared_tokens, await tx.memories.last_of(keys, seq))
+            if len(inherited) > MAX_STRETCHES:
+                raise ForkTooDeep(f"'{session_id}' is a fork of a fork … {MAX_STRETCHES} times: fork an earlier one")
+            session = _made(fork_id, await tx.sessions.fork(parent, fork_id, size, inherited, self._clock.now()))
+            return (await self._views(tx, principal, [session]))[0]
 
     async def get(self, principal: Principal, session_id: str) -> SessionView:
         """Raises NotFound."""
         async with self._storage.read() as tx:
             session = await access.session(tx, principal, session_id)
-            return (await self._views(tx, [session]))[0]
+            return (await self._views(tx, principal, [session]))[0]
 
     async def page(self, principal: Principal, *, after_key: int | None, limit: int) -> list[SessionView]:
         """Newest first."""
@@ -50,27 +71,24 @@ class Sessions:
             found = await tx.sessions.page(
                 principal.tenant_id, after_key=after_key, limit=limit, only=principal.session_ids
             )
-            return await self._views(tx, found)
+            return await self._views(tx, principal, found)
 
     async def update(
         self, principal: Principal, session_id: str, changes: Mapping[str, Any], *, if_match: str | None
     ) -> SessionView:
         """`changes`: title, metadata, window_tokens. Raises NotFound and PreconditionFailed."""
-        access.check_reach(principal, session_id)
         async with self._storage.write() as tx:
-            await access.session(tx, principal, session_id)
-            session = await tx.sessions.locked(principal.tenant_id, session_id)
-            assert session is not None
+            session = await access.locked(tx, principal, session_id)
             access.check_unchanged(if_match, session.etag)
             if changes:
                 session = await tx.sessions.update(session, changes, self._clock.now())
-            return (await self._views(tx, [session]))[0]
+            return (await self._views(tx, principal, [session]))[0]
 
-    async def _views(self, tx: UnitOfWork, sessions: Sequence[Session]) -> list[SessionView]:
-        keys = [session.session_key for session in sessions]
-        memories = await tx.sessions.memories_of(keys)
-        segments = await tx.sessions.held_segments(keys)
-        clusters = await tx.sessions.clusters_of(keys)
+    async def _views(self, tx: UnitOfWork, principal: Principal, sessions: Sequence[Session]) -> list[SessionView]:
+        memories = await tx.sessions.memories_of(sessions)
+        segments = await tx.sessions.held_segments(sessions)
+        clusters = await tx.sessions.clusters_of(sessions)
+        parents = await tx.sessions.by_keys({s.parent_key for s in sessions if s.parent_key is not None})
         views = []
         for session in sessions:
             tokens, key = await self._hot.tokens(tx, session), session.session_key
@@ -81,5 +99,18 @@ class Sessions:
                 semantic_clusters=clusters.get(key, 0),
                 longterm_memories=session.event_count + memories.get(key, 0),
             )
-            views.append(SessionView(session, counts))
+            parent = parents.get(session.parent_key or 0)
+            named = parent.session_id if parent is not None and principal.may_reach(parent.session_id) else None
+            views.append(SessionView(session, counts, named))
         return views
+
+
+def _check_name(principal: Principal, session_id: str) -> None:
+    if not principal.may_reach(session_id):
+        raise Forbidden(f"this key can't reach a session '{session_id}'")
+
+
+def _made(session_id: str, session: Session | None) -> Session:
+    if session is None:
+        raise SessionExists(f"the session '{session_id}' exists", session_id=session_id)
+    return session

@@ -20,7 +20,7 @@ class Summaries:
         if step == 0:
             return []
         async with self._storage.read() as tx:
-            made, lines = await tx.summaries.newest(session.session_key, up_to=step)
+            made, lines = await self._newest(tx, session, step)
         if made == step:
             return lines
         new: dict[int, list[str]] = {}
@@ -33,9 +33,18 @@ class Summaries:
                 await tx.summaries.add(session.session_key, new)
         return lines
 
+    async def _newest(self, tx: UnitOfWork, session: Session, step: int) -> tuple[int, list[str]]:
+        """Of its own or, made of what a fork inherited alone, of the sessions before it."""
+        for stretch in reversed(session.lineage.stretches):
+            up_to = min(step, stretch.shared_tokens // STEP_TOKENS)
+            made, lines = await tx.summaries.newest(stretch.session_key, up_to=up_to)
+            if made:
+                return made, lines
+        return 0, []
+
     async def _stretch(self, tx: UnitOfWork, session: Session, step: int) -> list[str]:
         start, end = (step - 1) * STEP_TOKENS, step * STEP_TOKENS
-        events = await tx.events.shared_from(session.session_key, start, below=end, limit=_MOST_EVENTS)
+        events = await tx.events.shared_from(session.lineage, start, below=end, limit=_MOST_EVENTS)
         return [line for event in events for line in sentences(_author(event), event.content)]
 
 

@@ -6,6 +6,7 @@ A piece of text may be in several tiers at once; leaving one only drops a cache.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -25,14 +26,14 @@ NEIGHBOURS = (-2, -1, 0, 1, 2)
 class Conditions:
     """What an item must be to count as a match, apart from being visible. Times: seconds since the epoch.
 
-    `outside`: shared events of this session from this seq on do not count (they are in the window already).
+    `outside`: shared events from this seq on do not count: the one session that is asked has them in its window.
     """
 
     now: float
     as_of: float | None = None
     kinds: frozenset[str] | None = None
     filter: Filter | None = None
-    outside: tuple[int, int] | None = None
+    outside: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Tier(Protocol):
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """Lets go of what exceeds the tier's bound; the number of items that left. Nothing is lost."""
 
-    async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
+    async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
         """Removes every trace of what was purged from the database; counts by kind."""
 
     async def stats(self, tenant_id: str) -> TierStats: ...

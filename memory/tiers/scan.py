@@ -27,9 +27,14 @@ _TIME_WORDS = re.compile(
 
 
 def matching(events: Sequence[Event], scope: Scope, conditions: Conditions, session_ids: dict[int, str]) -> list[Event]:
-    """Those that the scope shows and the conditions accept."""
+    """Those that the scope shows and the conditions accept. `session_ids`: by session_key, of the sessions asked."""
+    shown = [(event, scope.shows(event.session_key, event.seq)) for event in events]
     return [
-        event for event in events if event.audience in scope.audiences and _accepted(event, conditions, session_ids)
+        event
+        for event, session_key in shown
+        if session_key is not None
+        and event.audience in scope.audiences
+        and _accepted(event, conditions, session_ids.get(session_key))
     ]
 
 
@@ -97,11 +102,9 @@ def _neighbours(events: Sequence[Event]) -> NDArray[np.int32]:
     return found
 
 
-def _accepted(event: Event, conditions: Conditions, session_ids: dict[int, str]) -> bool:
-    if conditions.outside is not None:
-        session_key, first_seq = conditions.outside
-        if event.session_key == session_key and event.seq >= first_seq and event.audience == SHARED:
-            return False
+def _accepted(event: Event, conditions: Conditions, session_id: str | None) -> bool:
+    if conditions.outside is not None and event.seq >= conditions.outside and event.audience == SHARED:
+        return False
     if conditions.kinds is not None and EVENT_KIND not in conditions.kinds:
         return False
     if conditions.as_of is not None and event.created_at.timestamp() > conditions.as_of:
@@ -109,10 +112,10 @@ def _accepted(event: Event, conditions: Conditions, session_ids: dict[int, str])
     if conditions.filter is None:
         return True
     # numpy's bool, because `~True` of a plain bool is -2
-    return bool(evaluate(conditions.filter, lambda test: np.bool_(test.holds(_value(event, test, session_ids)))))
+    return bool(evaluate(conditions.filter, lambda test: np.bool_(test.holds(_value(event, test, session_id)))))
 
 
-def _value(event: Event, test: FieldTest, session_ids: dict[int, str]) -> object:
+def _value(event: Event, test: FieldTest, session_id: str | None) -> object:
     if test.field.startswith("metadata."):
         value: object = event.metadata
         for part in test.field.split(".")[1:]:
@@ -123,5 +126,5 @@ def _value(event: Event, test: FieldTest, session_ids: dict[int, str]) -> object
         "agent_id": event.agent_id,
         "kind": EVENT_KIND,
         "created_at": event.created_at.timestamp(),
-        "session_id": session_ids.get(event.session_key),
+        "session_id": session_id,
     }[test.field]

@@ -52,7 +52,7 @@ async def test_one_bad_row_of_many_stores_none(storage):
         await fail()
     async with storage.read() as tx:
         assert (await tx.sessions.get(TENANT, "s")).last_seq == 1
-        assert len(await tx.events.page(session.session_key, EVERYONE, limit=9)) == 1
+        assert len(await tx.events.page(session.lineage, EVERYONE, limit=9)) == 1
 
 
 async def test_what_is_not_committed_is_not_seen(storage):
@@ -74,10 +74,10 @@ async def test_a_read_is_one_view(database, storage):
         before = await tx.sessions.get(TENANT, "s")
         async with writer.write() as other:
             await add_events(other, session, "two")
-        assert len(await tx.events.page(session.session_key, EVERYONE, limit=9)) == before.last_seq
+        assert len(await tx.events.page(session.lineage, EVERYONE, limit=9)) == before.last_seq
         assert await tx.sessions.get(TENANT, "s") == before
     async with storage.read() as tx:
-        assert len(await tx.events.page(session.session_key, EVERYONE, limit=9)) == 2
+        assert len(await tx.events.page(session.lineage, EVERYONE, limit=9)) == 2
 
 
 async def test_what_is_written_is_seen_within_its_unit(storage):

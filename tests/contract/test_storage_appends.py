@@ -42,7 +42,7 @@ def services(database):
 async def log(database, session_id="s"):
     async with database.open().read() as tx:
         session = await tx.sessions.get(TENANT, session_id)
-        return session, await tx.events.page(session.session_key, EVERYONE, limit=10_000)
+        return session, await tx.events.page(session.lineage, EVERYONE, limit=10_000)
 
 
 async def test_sixteen_writers_of_two_engines_leave_no_gap(database, services):

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from memory.adapters.sql.tables import Instant
 from memory.domain.errors import StorageUnavailable
 from memory.domain.events import Appended, EventVisibility, Role
+from memory.domain.lineage import Lineage
 from memory.domain.principals import SHARED, private_to
 from tests.services import EVERYONE, NOW, TENANT, add_events, add_session, new_event
 
@@ -34,7 +35,7 @@ async def test_an_event_is_read_as_it_was_written(storage):
             token_start=2**40,
         )
         await tx.events.add([written], "words")
-        (read,) = await tx.events.by_ids(session.session_key, ["a:b.c-d_e", "absent"])
+        (read,) = await tx.events.by_ids(session.lineage, ["a:b.c-d_e", "absent"])
         assert read.event_key > 0
         assert replace(read, event_key=0) == written
         assert type(read.metadata["a"]["b"][4]) is bool
@@ -56,7 +57,7 @@ async def test_any_moment_is_kept_to_the_microsecond(storage, moment):
         session = await add_session(tx)
         await tx.events.add([new_event(session, 1, created_at=moment)], "words")
     async with storage.read() as tx:
-        (read,) = await tx.events.by_ids(session.session_key, ["e1"])
+        (read,) = await tx.events.by_ids(session.lineage, ["e1"])
     assert read.created_at == moment
     assert read.created_at.utcoffset() == timedelta(0)
 
@@ -76,7 +77,7 @@ async def test_a_mebibyte_of_text_comes_back_whole(storage):
         session = await add_session(tx)
         await add_events(tx, session, content)
     async with storage.read() as tx:
-        (read,) = await tx.events.page(session.session_key, EVERYONE, limit=1)
+        (read,) = await tx.events.page(session.lineage, EVERYONE, limit=1)
     assert read.content == content
 
 
@@ -84,7 +85,7 @@ async def test_a_thousand_events_at_once_keep_their_order(storage):
     async with storage.write() as tx:
         session = await add_session(tx)
         await add_events(tx, session, *(f"text {n}" for n in range(1, 1_001)))
-        read = await tx.events.page(session.session_key, EVERYONE, limit=2_000)
+        read = await tx.events.page(session.lineage, EVERYONE, limit=2_000)
         assert [event.content for event in read] == [f"text {n}" for n in range(1, 1_001)]
         keys = [event.event_key for event in read]
         assert keys == sorted(set(keys))
@@ -94,7 +95,7 @@ async def test_nothing_to_add_adds_nothing(storage):
     async with storage.write() as tx:
         session = await add_session(tx)
         await tx.events.add([], "words")
-        assert await tx.events.page(session.session_key, EVERYONE, limit=9) == []
+        assert await tx.events.page(session.lineage, EVERYONE, limit=9) == []
 
 
 @pytest.mark.parametrize("again", [{"seq": 1, "event_id": "new"}, {"seq": 2, "event_id": "e1"}], ids=["seq", "id"])
@@ -106,7 +107,7 @@ async def test_a_place_or_a_name_in_the_log_is_given_once(storage, again):
         async with storage.write() as tx:
             await tx.events.add([replace(new_event(session, 1), **again)], "words")
     async with storage.read() as tx:
-        assert len(await tx.events.page(session.session_key, EVERYONE, limit=9)) == 1
+        assert len(await tx.events.page(session.lineage, EVERYONE, limit=9)) == 1
 
 
 async def test_an_event_of_no_session_is_refused(storage):
@@ -139,7 +140,7 @@ async def test_only_visible_events_are_read(storage, mixed):
     ]
     async with storage.read() as tx:
         for audiences, expected in cases:
-            found = await tx.events.page(mixed, frozenset(audiences), limit=9)
+            found = await tx.events.page(Lineage(mixed), frozenset(audiences), limit=9)
             assert [event.seq for event in found] == expected, audiences
 
 
@@ -147,7 +148,7 @@ async def test_pages_go_either_way(storage, mixed):
     async with storage.read() as tx:
 
         async def seqs(**options):
-            return [event.seq for event in await tx.events.page(mixed, frozenset({SHARED, ANN}), **options)]
+            return [event.seq for event in await tx.events.page(Lineage(mixed), frozenset({SHARED, ANN}), **options)]
 
         assert await seqs(limit=2) == [1, 2]
         assert await seqs(after_seq=2, limit=2) == [3, 5]
@@ -163,24 +164,26 @@ async def test_the_shared_axis_has_shared_events_only(storage, mixed):
     async with storage.read() as tx:
 
         async def seqs(start, **options):
-            return [event.seq for event in await tx.events.shared_from(mixed, start, **{"limit": 9, **options})]
+            return [
+                event.seq for event in await tx.events.shared_from(Lineage(mixed), start, **{"limit": 9, **options})
+            ]
 
         assert await seqs(0) == [1, 3, 6]
         assert await seqs(2) == [3, 6]
         assert await seqs(3) == [6]
         assert await seqs(0, below=4) == [1, 3]
         assert await seqs(0, limit=1) == [1]
-        assert [extent.seq for extent in await tx.events.extents(mixed, 1)][:1] == [3]
-        assert await tx.events.extents(mixed, 5) == []
+        assert [extent.seq for extent in await tx.events.extents(Lineage(mixed), 1)][:1] == [3]
+        assert await tx.events.extents(Lineage(mixed), 5) == []
 
 
 async def test_the_newest_private_events_come_oldest_first(storage, mixed):
     async with storage.read() as tx:
-        ann = await tx.events.private_from(mixed, "ann", 1, limit=9)
+        ann = await tx.events.private_from(Lineage(mixed), "ann", 1, limit=9)
         assert [event.seq for event in ann] == [2, 5]
-        assert [event.seq for event in await tx.events.private_from(mixed, "ann", 1, limit=1)] == [5]
-        assert [event.seq for event in await tx.events.private_from(mixed, "ann", 3, limit=9)] == [5]
-        assert await tx.events.private_from(mixed, "cid", 1, limit=9) == []
+        assert [event.seq for event in await tx.events.private_from(Lineage(mixed), "ann", 1, limit=1)] == [5]
+        assert [event.seq for event in await tx.events.private_from(Lineage(mixed), "ann", 3, limit=9)] == [5]
+        assert await tx.events.private_from(Lineage(mixed), "cid", 1, limit=9) == []
 
 
 async def test_unsegmented_events_are_those_after_a_place(storage, mixed):
@@ -192,7 +195,7 @@ async def test_unsegmented_events_are_those_after_a_place(storage, mixed):
 async def test_forty_thousand_events_are_asked_for_at_once(storage, mixed):
     async with storage.read() as tx:
         names = [f"x{n}" for n in range(40_000)] + ["e1"]
-        (found,) = await tx.events.by_ids(mixed, names)
+        (found,) = await tx.events.by_ids(Lineage(mixed), names)
         keys = [*range(10**9, 10**9 + 40_000), found.event_key]
         assert await tx.events.by_keys(keys) == [found]
 
@@ -202,11 +205,11 @@ async def test_the_first_answer_to_a_key_is_the_one_that_stays(storage):
     async with storage.write() as tx:
         session = await add_session(tx)
         key = session.session_key
-        assert await tx.events.recall_answer(key, b"key") is None
+        assert await tx.events.recall_answer(Lineage(key), b"key") is None
         await tx.events.remember_answer(key, b"key", b"request", answer, NOW)
         await tx.events.remember_answer(key, b"key", b"other", replace(answer, first_seq=9), NOW)
-        assert await tx.events.recall_answer(key, b"key") == (b"request", answer)
-        assert await tx.events.recall_answer(key, b"other key") is None
+        assert await tx.events.recall_answer(Lineage(key), b"key") == (b"request", answer)
+        assert await tx.events.recall_answer(Lineage(key), b"other key") is None
 
 
 async def test_old_answers_are_forgotten(storage):
@@ -216,8 +219,8 @@ async def test_old_answers_are_forgotten(storage):
         await tx.events.remember_answer(key, b"old", b"", answer, NOW - timedelta(days=2))
         await tx.events.remember_answer(key, b"new", b"", answer, NOW)
         assert await tx.events.forget_answers(NOW - timedelta(days=1)) == 1
-        assert await tx.events.recall_answer(key, b"old") is None
-        assert await tx.events.recall_answer(key, b"new") is not None
+        assert await tx.events.recall_answer(Lineage(key), b"old") is None
+        assert await tx.events.recall_answer(Lineage(key), b"new") is not None
 
 
 @pytest.mark.parametrize("bad", ["a\x00b", "a\ud800b"], ids=["NUL", "surrogate"])
@@ -236,7 +239,7 @@ async def test_text_that_no_database_holds_stops_nothing_else(storage, bad, plac
     except (sa.exc.StatementError, UnicodeEncodeError):
         stored = []
     async with storage.write() as tx:
-        read = await tx.events.page(session.session_key, EVERYONE, limit=9)
+        read = await tx.events.page(session.lineage, EVERYONE, limit=9)
         assert [replace(event, event_key=0) for event in read] == stored
         await add_session(tx, "next")
     async with storage.read() as tx:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from memory.domain.lineage import Lineage
 from memory.domain.memories import MemoryKind, MemorySource, MemoryVisibility
 from memory.domain.principals import SHARED, TENANT_WIDE, private_to
 from tests.services import EVERYONE, NOW, SPACE, TENANT, add_memory, add_session, new_memory, new_segment
@@ -185,7 +186,7 @@ async def test_pages_hold_what_may_be_seen_newest_first(storage, mixed):
         (set(), {}, []),
         (EVERYONE, {"kind": "note"}, ["tenant"]),
         (EVERYONE | {private_to("ann")}, {"agent_id": "ann"}, ["ann", "session"]),
-        (EVERYONE, {"session_key": True}, ["session"]),
+        (EVERYONE, {"lineage": True}, ["session"]),
         (EVERYONE, {"only_sessions": frozenset({"s2"})}, ["foreign", "tenant"]),
         (EVERYONE, {"only_sessions": frozenset()}, ["tenant"]),
         (EVERYONE, {"only_sessions": frozenset(f"x{n}" for n in range(40_000)) | {"s1"}}, ["session", "tenant"]),
@@ -194,8 +195,8 @@ async def test_pages_hold_what_may_be_seen_newest_first(storage, mixed):
     async with storage.read() as tx:
         for audiences, options, expected in cases:
             chosen = {"after_key": None, "limit": 9, **options}
-            if "session_key" in options:
-                chosen["session_key"] = mixed
+            if "lineage" in options:
+                chosen["lineage"] = Lineage(mixed)
             found = await tx.memories.page(TENANT, frozenset(audiences), **chosen)
             assert [memory.memory_id for memory in found] == expected, (audiences, options)
 
@@ -217,7 +218,7 @@ async def test_memories_derived_from_a_session_are_found(storage):
         await add_memory(tx, source=MemorySource("s1", ("e1",)), tenant_id="other")
         await add_memory(tx)
         found = await tx.memories.derived_from(session.session_key, "s1", TENANT)
-        assert sorted(found) == [of_it.memory_key, derived.memory_key]
+        assert sorted(memory.memory_key for memory in found) == [of_it.memory_key, derived.memory_key]
 
 
 async def test_a_purged_memory_leaves_no_row(database, storage):

@@ -52,8 +52,8 @@ async def fill(tx, session_id, mark):
 
 async def purge(tx, session):
     """As `services.forgetting` does."""
-    for memory_key in await tx.memories.derived_from(session.session_key, session.session_id, TENANT):
-        await tx.memories.purge(memory_key)
+    for memory in await tx.memories.derived_from(session.session_key, session.session_id, TENANT):
+        await tx.memories.purge(memory.memory_key)
     return await tx.sessions.purge(session.session_key)
 
 

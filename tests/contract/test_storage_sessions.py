@@ -51,7 +51,7 @@ async def test_tenants_do_not_see_each_other(storage):
     async with storage.read() as tx:
         assert await tx.sessions.get("mine", "s") == mine
         assert await tx.sessions.get("nobody", "s") is None
-        assert await tx.sessions.keys_of("mine", ["s", "absent"]) == {"s": mine.session_key}
+        assert await tx.sessions.lineages("mine", ["s", "absent"]) == {"s": mine.lineage}
         assert await tx.sessions.page("mine", after_key=None, limit=9, only=None) == [mine]
 
 
@@ -61,7 +61,7 @@ async def test_what_is_absent_is_none(storage):
         assert await tx.sessions.locked(TENANT, "s") is None
         assert await tx.sessions.locked_by_key(7) is None
         assert await tx.sessions.by_keys([]) == {}
-        assert await tx.sessions.keys_of(TENANT, []) == {}
+        assert await tx.sessions.lineages(TENANT, []) == {}
         assert await tx.sessions.totals(TENANT) == {"sessions": 0, "events": 0, "tokens": 0}
 
 
@@ -127,10 +127,9 @@ async def test_what_each_tier_holds_is_counted_by_session(storage):
         first, _ = await tx.segments.pending(TENANT, SPACE, key, 9)
         await tx.segments.set_vectors({first.segment_key: b"12"}, NOW)
         await tx.segments.hold({first.segment_key: cluster})
-        keys = [key, empty.session_key]
-        assert await tx.sessions.memories_of(keys) == {key: 1}
-        assert await tx.sessions.held_segments(keys) == {key: 1}
-        assert await tx.sessions.clusters_of(keys) == {key: 1}
+        assert await tx.sessions.memories_of([full, empty]) == {key: 1}
+        assert await tx.sessions.held_segments([full, empty]) == {key: 1}
+        assert await tx.sessions.clusters_of([full, empty]) == {key: 1}
         assert await tx.sessions.memories_of([]) == {}
 
 
@@ -139,7 +138,7 @@ async def test_the_window_starts_at_a_shared_event(storage):
         session = await add_session(tx)
         await add_events(tx, session, "one", "two")
         await add_events(tx, session, "hidden", visibility=EventVisibility.PRIVATE)
-        found = [await tx.sessions.window_start(session.session_key, asked) for asked in range(4)]
+        found = [await tx.sessions.window_start(session.lineage, asked) for asked in range(4)]
         assert found == [0, 2, 2, None]
 
 
@@ -149,11 +148,8 @@ async def test_forty_thousand_keys_are_asked_for_at_once(storage):
         await add_events(tx, session, "one")
         many = [*range(session.session_key + 1, session.session_key + 40_000), session.session_key]
         assert list(await tx.sessions.by_keys(many)) == [session.session_key]
-        assert await tx.sessions.memories_of(many) == {}
-        assert await tx.sessions.held_segments(many) == {}
-        assert await tx.sessions.clusters_of(many) == {}
         names = [f"x{n}" for n in range(40_000)] + ["s"]
-        assert await tx.sessions.keys_of(TENANT, names) == {"s": session.session_key}
+        assert await tx.sessions.lineages(TENANT, names) == {"s": session.lineage}
         page = await tx.sessions.page(TENANT, after_key=None, limit=9, only=frozenset(names))
         assert [found.session_id for found in page] == ["s"]
 

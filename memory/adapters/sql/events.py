@@ -9,10 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
+from memory.adapters.sql.lineages import along, in_any
 from memory.adapters.sql.statements import Lookup, one_of, upsert
 from memory.adapters.sql.tables import events, idempotency, sessions
 from memory.domain.events import Appended, Event, EventVisibility, Extent
+from memory.domain.lineage import Lineage, Stretch
 from memory.domain.principals import SHARED, private_to
+from memory.domain.sessions import LogSize, Session
 
 _INSERT = events.insert()
 _BY_KEYS = Lookup(sa.select(events), events.c.event_key)
@@ -29,10 +32,9 @@ class SqlEvents:
         values = [{name: getattr(event, name) for name in _COLUMNS} | {"tokenizer": tokenizer} for event in added]
         await self._db.execute(_INSERT, values if len(values) > 1 else values[0])
 
-    async def by_ids(self, session_key: int, event_ids: Sequence[str]) -> list[Event]:
-        query = sa.select(events).where(
-            events.c.session_key == session_key, one_of(self._db, events.c.event_id, event_ids)
-        )
+    async def by_ids(self, lineage: Lineage, event_ids: Sequence[str]) -> list[Event]:
+        named = one_of(self._db, events.c.event_id, event_ids)
+        query = sa.select(events).where(in_any(lineage.stretches, events.c.session_key, events.c.seq), named)
         return [rows.event(row) for row in await self._db.execute(query)]
 
     async def by_keys(self, event_keys: Sequence[int]) -> list[Event]:
@@ -40,7 +42,7 @@ class SqlEvents:
 
     async def page(
         self,
-        session_key: int,
+        lineage: Lineage,
         audiences: frozenset[str],
         *,
         after_seq: int | None = None,
@@ -48,54 +50,56 @@ class SqlEvents:
         limit: int,
         descending: bool = False,
     ) -> list[Event]:
-        query = sa.select(events).where(events.c.session_key == session_key, _visible(audiences))
+        query = sa.select(events).where(_visible(audiences))
         if after_seq is not None:
             query = query.where(events.c.seq > after_seq)
         if before_seq is not None:
             query = query.where(events.c.seq < before_seq)
-        query = query.order_by(events.c.seq.desc() if descending else events.c.seq).limit(limit)
-        return [rows.event(row) for row in await self._db.execute(query)]
+        stretches = lineage.between(after_seq, before_seq)
+        return [rows.event(row) for row in await self._along(query, stretches, limit=limit, descending=descending)]
 
     async def shared_from(
-        self, session_key: int, token_start: int, *, below: int | None = None, limit: int
+        self, lineage: Lineage, token_start: int, *, below: int | None = None, limit: int
     ) -> list[Event]:
-        query = _shared(session_key).where(events.c.token_start >= token_start)
-        if below is not None:
-            query = query.where(events.c.token_start < below)
-        return [rows.event(row) for row in await self._db.execute(query.limit(limit))]
+        query = _shared_from(sa.select(events), token_start, below)
+        return [rows.event(row) for row in await self._along(query, lineage.from_token(token_start), limit=limit)]
 
-    async def extents(self, session_key: int, token_start: int, *, below: int | None = None) -> list[Extent]:
-        query = _shared(session_key).with_only_columns(events.c.seq, events.c.token_start, events.c.token_count)
-        query = query.where(events.c.token_start >= token_start)
-        if below is not None:
-            query = query.where(events.c.token_start < below)
-        return [Extent(*row) for row in await self._db.execute(query)]
+    async def extents(self, lineage: Lineage, token_start: int, *, below: int | None = None) -> list[Extent]:
+        query = _shared_from(sa.select(events.c.seq, events.c.token_start, events.c.token_count), token_start, below)
+        return [Extent(*row) for row in await self._along(query, lineage.from_token(token_start))]
 
-    async def private_from(self, session_key: int, agent_id: str, seq: int, *, limit: int) -> list[Event]:
-        query = (
-            sa.select(events)
-            .where(
-                events.c.session_key == session_key,
-                events.c.seq >= seq,
-                events.c.visibility == EventVisibility.PRIVATE,
-                events.c.agent_id == agent_id,
-            )
-            .order_by(events.c.seq.desc())
-            .limit(limit)
+    async def private_from(self, lineage: Lineage, agent_id: str, seq: int, *, limit: int) -> list[Event]:
+        query = sa.select(events).where(
+            events.c.seq >= seq,
+            events.c.visibility == EventVisibility.PRIVATE,
+            events.c.agent_id == agent_id,
         )
-        return [rows.event(row) for row in await self._db.execute(query)][::-1]
+        found = await self._along(query, lineage.between(seq - 1, None), limit=limit, descending=True)
+        return [rows.event(row) for row in found[::-1]]
+
+    async def size(self, session: Session, last_seq: int) -> LogSize:
+        if last_seq == 0:
+            return LogSize()
+        whole = sa.select(sa.func.coalesce(sa.func.sum(events.c.token_count), 0))
+        beyond = in_any(session.lineage.between(last_seq, None), events.c.session_key, events.c.seq)
+        after = (await self._db.execute(whole.where(beyond, events.c.seq > last_seq))).scalar_one()
+        at = in_any(session.lineage.between(last_seq - 1, last_seq + 1), events.c.session_key, events.c.seq)
+        last = rows.event((await self._db.execute(sa.select(events).where(at, events.c.seq == last_seq))).one())
+        place = last.token_count if last.visibility is EventVisibility.SESSION else 0
+        return LogSize(last_seq, session.token_count - int(after), last.token_start + place, last.turn)
 
     async def unsegmented(self, session_key: int, after_seq: int, limit: int) -> list[Event]:
         query = sa.select(events).where(events.c.session_key == session_key, events.c.seq > after_seq)
         return [rows.event(row) for row in await self._db.execute(query.order_by(events.c.seq).limit(limit))]
 
-    async def recall_answer(self, session_key: int, key_hash: bytes) -> tuple[bytes, Appended] | None:
+    async def recall_answer(self, lineage: Lineage, key_hash: bytes) -> tuple[bytes, Appended] | None:
+        known = in_any(lineage.stretches, idempotency.c.session_key, idempotency.c.last_seq)
         query = (
             sa.select(idempotency, sessions.c.session_id)
-            .join(sessions, sessions.c.session_key == idempotency.c.session_key)
-            .where(idempotency.c.session_key == session_key, idempotency.c.key_hash == key_hash)
+            .join(sessions, sessions.c.session_key == lineage.session_key)
+            .where(known, idempotency.c.key_hash == key_hash)
         )
-        row = (await self._db.execute(query)).one_or_none()
+        row = (await self._db.execute(query.order_by(idempotency.c.last_seq).limit(1))).one_or_none()
         if row is None:
             return None
         ids = tuple(row.event_ids)
@@ -116,6 +120,9 @@ class SqlEvents:
         )
         await self._db.execute(statement.on_conflict_do_nothing())
 
+    async def _along(self, query: sa.Select[Any], stretches: Sequence[Stretch], **order: Any) -> list[rows.Row]:
+        return await along(self._db, query, stretches, events.c.session_key, events.c.seq, **order)
+
     async def forget_answers(self, before: datetime) -> int:
         return (await self._db.execute(idempotency.delete().where(idempotency.c.created_at < before))).rowcount
 
@@ -130,6 +137,6 @@ def _visible(audiences: frozenset[str]) -> sa.ColumnElement[bool]:
     return sa.or_(sa.false(), *conditions)
 
 
-def _shared(session_key: int) -> sa.Select[Any]:
-    query = sa.select(events).where(events.c.session_key == session_key, events.c.visibility == EventVisibility.SESSION)
-    return query.order_by(events.c.seq)
+def _shared_from(query: sa.Select[Any], token_start: int, below: int | None) -> sa.Select[Any]:
+    query = query.where(events.c.visibility == EventVisibility.SESSION, events.c.token_start >= token_start)
+    return query if below is None else query.where(events.c.token_start < below)

@@ -9,10 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
+from memory.adapters.sql.lineages import memories_in_any
 from memory.adapters.sql.statements import Lookup, one_of, upsert
 from memory.adapters.sql.tables import memories, memory_versions, segments, sessions
 from memory.domain.ids import memory_item
-from memory.domain.memories import Memory, MemoryVisibility
+from memory.domain.lineage import Lineage
+from memory.domain.memories import Memory, MemorySource, MemoryVisibility
 from memory.domain.principals import SHARED, TENANT_WIDE, private_to
 
 _SELECT = sa.select(memories, sessions.c.session_id).outerjoin(
@@ -30,6 +32,8 @@ class SqlMemories:
         del values["memory_key"], values["session_id"]
         if memory.source is not None:
             values["source"] = {"session_id": memory.source.session_id, "event_ids": list(memory.source.event_ids)}
+        written = sa.select(sessions.c.last_seq).where(sessions.c.session_key == memory.session_key)
+        values["session_seq"] = sa.func.coalesce(written.scalar_subquery(), 0)
         statement = upsert(self._db, memories).values(**values, scope_hash=scope_hash)
         statement = statement.on_conflict_do_nothing().returning(memories.c.memory_key)
         memory_key = (await self._db.execute(statement)).scalar_one_or_none()
@@ -62,7 +66,7 @@ class SqlMemories:
         *,
         after_key: int | None,
         limit: int,
-        session_key: int | None = None,
+        lineage: Lineage | None = None,
         kind: str | None = None,
         agent_id: str | None = None,
         only_sessions: frozenset[str] | None = None,
@@ -70,11 +74,9 @@ class SqlMemories:
         query = _SELECT.where(memories.c.tenant_id == tenant_id, _visible(audiences))
         if after_key is not None:
             query = query.where(memories.c.memory_key < after_key)
-        for column, value in (
-            (memories.c.session_key, session_key),
-            (memories.c.kind, kind),
-            (memories.c.agent_id, agent_id),
-        ):
+        if lineage is not None:
+            query = query.where(memories_in_any(lineage.stretches))
+        for column, value in ((memories.c.kind, kind), (memories.c.agent_id, agent_id)):
             if value is not None:
                 query = query.where(column == value)
         if only_sessions is not None:
@@ -136,13 +138,23 @@ class SqlMemories:
             deleted = await self._db.execute(table.delete().where(table.c.memory_key == memory_key))
         return counts | {"memories": deleted.rowcount}
 
-    async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[int]:
+    async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[Memory]:
         source = memories.c.source["session_id"].as_string()
-        query = sa.select(memories.c.memory_key).where(
+        query = _SELECT.where(
             memories.c.tenant_id == tenant_id,
             sa.or_(memories.c.session_key == session_key, source == session_id),
         )
-        return list((await self._db.execute(query)).scalars())
+        return [rows.memory(row) for row in await self._db.execute(query)]
+
+    async def last_of(self, session_keys: Sequence[int], seq: int) -> dict[int, int]:
+        query = sa.select(memories.c.session_key, sa.func.max(memories.c.memory_key)).where(
+            one_of(self._db, memories.c.session_key, session_keys), memories.c.session_seq <= seq
+        )
+        return {row[0]: row[1] for row in await self._db.execute(query.group_by(memories.c.session_key))}
+
+    async def set_source(self, memory_key: int, source: MemorySource) -> None:
+        values = {"session_id": source.session_id, "event_ids": list(source.event_ids)}
+        await self._db.execute(memories.update().where(memories.c.memory_key == memory_key).values(source=values))
 
     async def count(self, tenant_id: str) -> int:
         query = sa.select(sa.func.count()).where(memories.c.tenant_id == tenant_id)

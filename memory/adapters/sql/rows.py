@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.events import Event, EventVisibility, Role
+from memory.domain.lineage import Stretch
 from memory.domain.memories import Memory, MemoryKind, MemorySource, MemoryVisibility
 from memory.domain.operations import Operation, OperationKind, OperationState, Progress
 from memory.domain.principals import Key, KeyScope
@@ -17,7 +18,13 @@ Row = sa.Row[*tuple[Any, ...]]
 
 
 def session(row: Row) -> Session:
-    return Session(**row._mapping)
+    values = dict(row._mapping)
+    values["inherited"] = stretches(values["inherited"])
+    return Session(**values)
+
+
+def stretches(stored: list[list[int]] | None) -> tuple[Stretch, ...]:
+    return tuple(Stretch(*numbers) for numbers in stored or ())
 
 
 def event(row: Row) -> Event:
@@ -31,7 +38,7 @@ def event(row: Row) -> Event:
 def memory(row: Row) -> Memory:
     """A row of `memories`, with `session_id` where it was joined."""
     values: dict[str, Any] = {"session_id": None, **row._mapping}
-    del values["segmented_version"], values["scope_hash"]
+    del values["segmented_version"], values["scope_hash"], values["session_seq"]
     values["kind"] = MemoryKind(values["kind"])
     values["visibility"] = MemoryVisibility(values["visibility"])
     source = values["source"]

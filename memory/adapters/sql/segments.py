@@ -8,10 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
+from memory.adapters.sql.lineages import held_elsewhere
 from memory.adapters.sql.statements import Lookup, one_of, parts, upsert
 from memory.adapters.sql.tables import events, memories, segments
 from memory.domain.ids import ItemId, is_memory, item_key
 from memory.domain.segments import NewSegment, PendingSegment, Span, TierSegment
+from memory.domain.sessions import Session
 
 _TIER_COLUMNS = (
     segments.c.segment_key,
@@ -97,6 +99,14 @@ class SqlSegments:
 
     async def held(self, session_key: int, space: str) -> list[TierSegment]:
         return await self._tier(session_key, space, segments.c.semantic.is_(True))
+
+    async def held_elsewhere(self, session: Session, space: str) -> list[TierSegment]:
+        if not session.inherited:
+            return []
+        query = sa.select(*_TIER_COLUMNS).where(
+            held_elsewhere(session), segments.c.space == space, segments.c.vector.is_not(None)
+        )
+        return [rows.tier_segment(row) for row in await self._db.execute(query.order_by(segments.c.segment_key))]
 
     async def since_turn(self, session_key: int, space: str, turn: int) -> int:
         query = sa.select(sa.func.count()).where(

@@ -1,5 +1,6 @@
 """Sessions: their rows, their counters and what each tier holds of them."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
+from memory.adapters.sql.lineages import along, held_elsewhere, memories_in_any, stored
 from memory.adapters.sql.statements import Lookup, one_of, upsert
 from memory.adapters.sql.tables import (
     clusters,
@@ -20,7 +22,8 @@ from memory.adapters.sql.tables import (
     summaries,
 )
 from memory.domain.events import EventVisibility
-from memory.domain.sessions import NewSession, Session
+from memory.domain.lineage import Lineage, Stretch
+from memory.domain.sessions import LogSize, NewSession, Session
 
 # Made once: building a statement costs more than running it, and an append runs these.
 _BY_ID = sa.select(sessions).where(
@@ -34,6 +37,7 @@ _ALL_LOCKED = (
     .order_by(sessions.c.session_key)
     .with_for_update()
 )
+_COPIED = ("tenant_id", "title", "metadata", "window_tokens", "semantic_turns")
 _ADVANCED = ("last_seq", "event_count", "token_count", "shared_tokens", "turns")
 _ADVANCE = (
     sessions.update()
@@ -60,6 +64,30 @@ class SqlSessions:
         statement = statement.on_conflict_do_nothing(index_elements=["tenant_id", "session_id"])
         return await self._one(statement.returning(sessions))
 
+    async def fork(
+        self, parent: Session, session_id: str, size: LogSize, inherited: Sequence[Stretch], now: datetime
+    ) -> Session | None:
+        copied = {name: getattr(parent, name) for name in _COPIED}
+        statement = upsert(self._db, sessions).values(
+            **copied,
+            session_id=session_id,
+            created_at=now,
+            updated_at=now,
+            last_seq=size.last_seq,
+            event_count=size.last_seq,
+            token_count=size.token_count,
+            shared_tokens=size.shared_tokens,
+            turns=size.turns,
+            segmented_seq=size.last_seq,
+            parent_key=parent.session_key,
+            family_key=parent.family,
+            inherited=stored(inherited),
+            inherited_events=size.last_seq,
+            inherited_tokens=size.token_count,
+        )
+        statement = statement.on_conflict_do_nothing(index_elements=["tenant_id", "session_id"])
+        return await self._one(statement.returning(sessions))
+
     async def get(self, tenant_id: str, session_id: str) -> Session | None:
         return await self._one(_BY_ID, {"tenant_id": tenant_id, "session_id": session_id})
 
@@ -73,11 +101,12 @@ class SqlSessions:
     async def by_keys(self, session_keys: Collection[int]) -> dict[int, Session]:
         return {row.session_key: rows.session(row) for row in await _BY_KEYS.rows(self._db, session_keys)}
 
-    async def keys_of(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, int]:
-        query = sa.select(sessions.c.session_id, sessions.c.session_key).where(
+    async def lineages(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, Lineage]:
+        query = sa.select(sessions.c.session_id, sessions.c.session_key, sessions.c.inherited).where(
             sessions.c.tenant_id == tenant_id, one_of(self._db, sessions.c.session_id, session_ids)
         )
-        return {row.session_id: row.session_key for row in await self._db.execute(query)}
+        found = await self._db.execute(query)
+        return {row.session_id: Lineage(row.session_key, rows.stretches(row.inherited)) for row in found}
 
     async def page(
         self, tenant_id: str, *, after_key: int | None, limit: int, only: frozenset[str] | None
@@ -126,29 +155,87 @@ class SqlSessions:
             .values(semantic_version=sessions.c.semantic_version + 1)
         )
 
-    async def memories_of(self, session_keys: Iterable[int]) -> dict[int, int]:
-        return await self._counts(memories.c.session_key, session_keys)
+    async def memories_of(self, found: Sequence[Session]) -> dict[int, int]:
+        counts = await self._counts(memories.c.session_key, found)
+        for session in found:
+            if elsewhere := session.lineage.elsewhere:
+                counts[session.session_key] += await self._count(memories, memories_in_any(elsewhere))
+        return counts
 
-    async def held_segments(self, session_keys: Iterable[int]) -> dict[int, int]:
-        return await self._counts(segments.c.session_key, session_keys, segments.c.semantic)
+    async def held_segments(self, found: Sequence[Session]) -> dict[int, int]:
+        counts = await self._counts(segments.c.session_key, found, segments.c.semantic)
+        for session in found:
+            if session.inherited:
+                counts[session.session_key] += await self._count(segments, held_elsewhere(session))
+        return counts
 
-    async def clusters_of(self, session_keys: Iterable[int]) -> dict[int, int]:
-        return await self._counts(clusters.c.session_key, session_keys)
+    async def clusters_of(self, found: Sequence[Session]) -> dict[int, int]:
+        counts = await self._counts(clusters.c.session_key, found)
+        for session in found:
+            if session.inherited:
+                query = sa.select(sa.func.count(segments.c.cluster_key.distinct())).where(held_elsewhere(session))
+                counts[session.session_key] += (await self._db.execute(query)).scalar_one()
+        return counts
 
-    async def window_start(self, session_key: int, token_start: int) -> int | None:
+    async def window_start(self, lineage: Lineage, token_start: int) -> int | None:
         """The place of the first shared event at or after `token_start` on the token axis."""
-        query = sa.select(sa.func.min(events.c.token_start)).where(
-            events.c.session_key == session_key,
-            events.c.token_start >= token_start,
-            events.c.visibility == EventVisibility.SESSION,
+        query = sa.select(events.c.token_start).where(
+            events.c.token_start >= token_start, events.c.visibility == EventVisibility.SESSION
         )
-        start: int | None = (await self._db.execute(query)).scalar_one()
-        return start
+        stretches = lineage.from_token(token_start)
+        first = await along(self._db, query, stretches, events.c.session_key, events.c.seq, limit=1)
+        return first[0].token_start if first else None
+
+    async def family_locked(self, session: Session) -> list[Session]:
+        of_family = sa.or_(sessions.c.family_key == session.family, sessions.c.session_key == session.family)
+        query = sa.select(sessions).where(of_family).order_by(sessions.c.session_key).with_for_update()
+        known: list[Session] = []
+        while True:
+            # A fork that was being made while we waited is seen by the next look; of those we hold, nobody makes any.
+            found = [rows.session(row) for row in await self._db.execute(query)]
+            if len(found) == len(known):
+                return found
+            known = found
+
+    async def set_descent(self, session: Session) -> None:
+        values = {"parent_key": session.parent_key, "inherited": stored(session.inherited)}
+        await self._db.execute(sessions.update().where(sessions.c.session_key == session.session_key).values(**values))
+
+    async def hand_over(self, session: Session, heir: int, share: Stretch) -> dict[str, int]:
+        key, last = session.session_key, share.last_seq
+        log = sa.and_(events.c.session_key == key, events.c.seq <= last)
+        pieces = sa.and_(segments.c.session_key == key, segments.c.item % 2 == 0, segments.c.seq <= last)
+        of_memories = sa.and_(segments.c.session_key == key, segments.c.item % 2 == 1)
+        vectors = sa.and_(sa.or_(pieces, of_memories), segments.c.vector.is_not(None))
+        tokens = sa.select(sa.func.coalesce(sa.func.sum(events.c.token_count), 0)).where(log)
+        size = int((await self._db.execute(tokens)).scalar_one())
+        kept = {"vectors": await self._count(segments, vectors)}
+        kept["events"] = await self._move(events, log, heir)
+        # The clusters hold what goes as well: the heir's tier takes the segments in anew.
+        kept["segments"] = await self._move(segments, pieces, heir, cluster_key=None, semantic=None)
+        kept["segments"] += await self._move(segments, of_memories, heir)
+        kept["memories"] = await self._move(memories, memories.c.session_key == key, heir)
+        answered = sa.and_(idempotency.c.session_key == key, idempotency.c.last_seq <= last)
+        await self._move(idempotency, answered, heir)
+        cut: sa.ColumnElement[int] = sessions.c.segmented_seq
+        if session.segmented_seq < last:  # the rest of it is cut as the heir's
+            cut = sa.case((cut > session.segmented_seq, session.segmented_seq), else_=cut)
+        changed = {
+            "inherited_events": sessions.c.inherited_events - kept["events"],
+            "inherited_tokens": sessions.c.inherited_tokens - size,
+            "segmented_seq": cut,
+            "semantic_version": sessions.c.semantic_version + 1,
+        }
+        await self._db.execute(sessions.update().where(sessions.c.session_key == heir).values(**changed))
+        return kept
+
+    async def _move(self, table: sa.Table, condition: sa.ColumnElement[bool], heir: int, **changes: Any) -> int:
+        moved = await self._db.execute(table.update().where(condition).values(session_key=heir, **changes))
+        return moved.rowcount
 
     async def purge(self, session_key: int) -> dict[str, int]:
         of_session = segments.c.session_key == session_key
-        vectors = sa.select(sa.func.count()).where(of_session, segments.c.vector.is_not(None))
-        counts = {"vectors": (await self._db.execute(vectors)).scalar_one()}
+        counts = {"vectors": await self._count(segments, sa.and_(of_session, segments.c.vector.is_not(None)))}
         # Children first: foreign keys are enforced.
         for name, table in (
             ("segments", segments),
@@ -165,8 +252,8 @@ class SqlSessions:
     async def totals(self, tenant_id: str) -> dict[str, int]:
         query = sa.select(
             sa.func.count(),
-            sa.func.coalesce(sa.func.sum(sessions.c.event_count), 0),
-            sa.func.coalesce(sa.func.sum(sessions.c.token_count), 0),
+            sa.func.coalesce(sa.func.sum(sessions.c.event_count - sessions.c.inherited_events), 0),
+            sa.func.coalesce(sa.func.sum(sessions.c.token_count - sessions.c.inherited_tokens), 0),
         ).where(sessions.c.tenant_id == tenant_id)
         row = (await self._db.execute(query)).one()
         return {"sessions": row[0], "events": int(row[1]), "tokens": int(row[2])}
@@ -175,6 +262,12 @@ class SqlSessions:
         row = (await self._db.execute(statement, values)).one_or_none()
         return None if row is None else rows.session(row)
 
-    async def _counts(self, column: sa.Column[Any], session_keys: Iterable[int], *conditions: Any) -> dict[int, int]:
-        query = sa.select(column, sa.func.count()).where(one_of(self._db, column, session_keys), *conditions)
-        return {row[0]: row[1] for row in await self._db.execute(query.group_by(column))}
+    async def _counts(self, column: sa.Column[Any], found: Sequence[Session], *conditions: Any) -> Counter[int]:
+        """By session_key, of its own rows."""
+        keys = [session.session_key for session in found]
+        query = sa.select(column, sa.func.count()).where(one_of(self._db, column, keys), *conditions)
+        return Counter({row[0]: row[1] for row in await self._db.execute(query.group_by(column))})
+
+    async def _count(self, table: sa.Table, condition: sa.ColumnElement[bool]) -> int:
+        query = sa.select(sa.func.count()).select_from(table).where(condition)
+        return (await self._db.execute(query)).scalar_one()

@@ -4,7 +4,7 @@ The window itself is derived from the log (see policy), so there is nothing to l
 KV store which token ranges are in it and which have left.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import ClassVar
 
 import numpy as np
@@ -58,15 +58,12 @@ class HotTier:
                 newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=_SESSIONS, only=None)
                 keys = tuple(session.session_key for session in newest)
             sessions = await tx.sessions.by_keys(keys[-_SESSIONS:])
-            events: list[Event] = []
-            vectors: dict[ItemId, list[bytes]] = {}
-            for session in sessions.values():
-                found = await self._newest(tx, session, question)
-                events += found
-                if found:
-                    await self._collect(tx, session, found, vectors)
-        ids = {key: session.session_id for key, session in sessions.items()}
-        events = matching(events, scope, question.conditions, ids)
+            windows = [await self._newest(tx, session, question) for session in sessions.values()]
+            once = {event.item: event for window in windows for event in window}  # forks share what they inherited
+            vectors = await self._vectors_of(tx, list(once.values()))
+            owners = await tx.sessions.by_keys({event.session_key for event in once.values()})
+        ids = {key: session.session_id for key, session in (owners | sessions).items()}
+        events = matching(list(once.values()), scope, question.conditions, ids)
         return self._compared(question, events, vectors)
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
@@ -78,10 +75,10 @@ class HotTier:
             if session is None:
                 return 0
             start = self.window_begin(session)
-            left = await tx.events.extents(session_key, 0, below=start) if start else []
+            left = await tx.events.extents(session.lineage, 0, below=start) if start else []
         return await self._kv.drop(session_key, policy.ranges(left, self._grid(session))) if left else 0
 
-    async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
+    async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
         # By content no block is one session's alone, and a memory that was recalled is in the KV of any session.
         return {"kv_blocks": await self._kv.forget(tenant_id)}
 
@@ -105,25 +102,29 @@ class HotTier:
         start = self.window_begin(session)
         if not start:
             return session.shared_tokens
-        first = await tx.sessions.window_start(session.session_key, start)
+        first = await tx.sessions.window_start(session.lineage, start)
         return 0 if first is None else session.shared_tokens - first
 
     async def window(self, tx: UnitOfWork, session: Session) -> list[TokenRange]:
         """The ranges in the window, oldest first."""
-        extents = await tx.events.extents(session.session_key, self.window_begin(session))
+        extents = await tx.events.extents(session.lineage, self.window_begin(session))
         return policy.ranges(extents, self._grid(session))
 
     async def _newest(self, tx: UnitOfWork, session: Session, question: Question) -> list[Event]:
         start, audiences = self.window_begin(session), question.scope.audiences
-        found = await tx.events.page(session.session_key, audiences, limit=_SCANNED, descending=True)
+        found = await tx.events.page(session.lineage, audiences, limit=_SCANNED, descending=True)
         return [event for event in found if event.token_start >= start]
 
-    async def _collect(
-        self, tx: UnitOfWork, session: Session, events: list[Event], vectors: dict[ItemId, list[bytes]]
-    ) -> None:
-        first, last = events[-1].seq, events[0].seq
-        for found in await tx.changes.vectors_of_events(self._space, session.session_key, first, last):
-            vectors.setdefault(found.item, []).append(found.vector)
+    async def _vectors_of(self, tx: UnitOfWork, events: list[Event]) -> dict[ItemId, list[bytes]]:
+        seqs: dict[int, list[int]] = {}
+        for event in events:
+            seqs.setdefault(event.session_key, []).append(event.seq)
+        vectors: dict[ItemId, list[bytes]] = {}
+        for session_key, of_session in seqs.items():
+            stretch = (session_key, min(of_session), max(of_session))
+            for found in await tx.changes.vectors_of_events(self._space, *stretch):
+                vectors.setdefault(found.item, []).append(found.vector)
+        return vectors
 
     def _compared(self, question: Question, events: list[Event], vectors: dict[ItemId, list[bytes]]) -> Candidates:
         index = self._words()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.domain.ids import ItemId
+from memory.domain.ids import ItemId, memory_item
 from memory.domain.principals import Scope
 from memory.ports.feed import ItemFacts
 from memory.tiers.scan import asks, tells_time
@@ -71,6 +71,30 @@ class Names:
         return [self.codes[name] for name in names if name in self.codes]
 
 
+class _Log:
+    """The rows of a session's events by seq, -1 where one is unknown. That of a fork begins where it left."""
+
+    __slots__ = ("first", "rows")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.rows: list[int] = []
+
+    def at(self, seq: int) -> int:
+        place = seq - self.first
+        return self.rows[place] if 0 <= place < len(self.rows) else -1
+
+    def between(self, first_seq: int, last_seq: int) -> list[int]:
+        return self.rows[max(0, first_seq - self.first) : max(0, last_seq + 1 - self.first)]
+
+    def place(self, seq: int, row: int) -> None:
+        if seq < self.first:  # it takes over what it had inherited
+            self.rows[:0] = [-1] * (self.first - seq)
+            self.first = seq
+        self.rows.extend([-1] * (seq + 1 - self.first - len(self.rows)))
+        self.rows[seq - self.first] = row
+
+
 class Catalogue:
     """Mutable, one writer. A row is never moved or used again until `compacted`."""
 
@@ -78,7 +102,7 @@ class Catalogue:
         self._size = 0
         self._columns = {name: np.zeros(1024, kind) for name, kind in _COLUMNS.items()}
         self._row_of: dict[ItemId, int] = {}
-        self._sessions: dict[int, list[int]] = {}
+        self._logs: dict[int, _Log] = {}
         self._episodes = 0
         self.audiences, self.kinds, self.roles, self.agents = Names.of(), Names.of(), Names.of(), Names.of()
 
@@ -146,9 +170,14 @@ class Catalogue:
         session, seq = self.column("session"), self.column("seq")
         written = np.flatnonzero(seq == 0)  # memories: of these sessions, or of none and so part of every question
         wanted = np.array([*scope.session_keys, NO_SESSION], np.int64)
-        logs = [self._sessions.get(key, []) for key in scope.session_keys]
-        rows = np.concatenate([written[np.isin(session[written], wanted)], *(np.array(log, np.int64) for log in logs)])
-        rows = np.sort(rows[rows >= 0])
+        shown = np.isin(session[written], wanted)
+        logs = [self._log(key).rows for key in scope.session_keys]
+        for stretch in (one.stretch for one in scope.inherited):
+            logs.append(self._log(stretch.session_key).between(stretch.first_seq, stretch.last_seq))
+            item = self.column("item")[written]
+            shown |= (session[written] == stretch.session_key) & (item <= memory_item(stretch.last_memory))
+        rows = np.concatenate([written[shown], *(np.array(log, np.int64) for log in logs)])
+        rows = np.unique(rows[rows >= 0])  # forks of one session share what they inherited
         return rows[self._seen(scope, rows)]
 
     def valid_at(self, rows: Rows, moment: float) -> Mask:
@@ -211,12 +240,13 @@ class Catalogue:
             if self._columns["seq"][row] and beside >= 0:
                 self._columns[back][beside] = -1
 
+    def _log(self, session: int) -> "_Log":
+        return self._logs.get(session) or _Log(1)
+
     def _place_in_log(self, session: int, seq: int, row: int) -> None:
-        log = self._sessions.setdefault(session, [])
-        log.extend([-1] * (seq - len(log)))
-        log[seq - 1] = row
-        before = log[seq - 2] if seq > 1 else -1
-        after = log[seq] if seq < len(log) else -1
+        log = self._logs.setdefault(session, _Log(seq))
+        log.place(seq, row)
+        before, after = log.at(seq - 1), log.at(seq + 1)
         self._columns["previous"][row], self._columns["following"][row] = before, after
         if before >= 0:
             self._columns["following"][before] = row
@@ -225,8 +255,7 @@ class Catalogue:
 
     def _episode(self, session: int, facts: ItemFacts) -> int:
         """That of the event before, unless there was a long silence between them."""
-        log = self._sessions.get(session, [])
-        before = log[facts.seq - 2] if 2 <= facts.seq <= len(log) + 1 else -1
+        before = self._log(session).at(facts.seq - 1)
         if before >= 0 and abs(facts.created_at - float(self._columns["created_at"][before])) < EPISODE_GAP:
             return int(self._columns["episode"][before])
         self._episodes += 1

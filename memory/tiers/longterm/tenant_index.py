@@ -177,12 +177,8 @@ class TenantIndex:
         if conditions.as_of is not None:
             matching &= self.catalogue.column("created_at")[rows] <= conditions.as_of
         if conditions.outside is not None:
-            key, first_seq = conditions.outside
-            shared = self.catalogue.audiences.codes.get(SHARED, -1)
-            inside = (self.catalogue.column("session")[rows] == key) & (
-                self.catalogue.column("audience")[rows] == shared
-            )
-            matching &= ~(inside & (self.catalogue.column("seq")[rows] >= first_seq))
+            shared = self.catalogue.column("audience")[rows] == self.catalogue.audiences.codes.get(SHARED, -1)
+            matching &= ~(shared & (self.catalogue.column("seq")[rows] >= conditions.outside))
         if conditions.kinds is not None:
             kinds = self.catalogue.kinds.known(conditions.kinds)
             matching &= np.isin(self.catalogue.column("kind")[rows], kinds)
@@ -213,7 +209,7 @@ class TenantIndex:
         plain = conditions == Conditions(now=conditions.now)
         memories_end = bool(np.isfinite(self.catalogue.column("valid_to")).any()) if plain else True
         accept: Callable[[NDArray[np.int64]], Mask] | None = None
-        if not plain or memories_end:
+        if not plain or memories_end or scope.inherited:
             matching = np.zeros(len(self.catalogue), np.bool_)
             matching[rows] = True
 
@@ -221,7 +217,7 @@ class TenantIndex:
                 found = self.catalogue.rows(items.tolist())
                 return np.asarray((found >= 0) & matching[np.maximum(found, 0)])
 
-        return LexicalScope(scope.session_keys, scope.audiences, accept)
+        return LexicalScope(scope.logs, scope.audiences, accept)
 
     def _best(self, question: Question, view: View, hits: LexicalHits) -> Rows:
         """The best by vector, the best by words, the events beside them; the newest fill up to what is wanted."""

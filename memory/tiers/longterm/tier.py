@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,14 +19,16 @@ from typing import ClassVar
 
 from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.errors import StratamemError, TierUnavailable
-from memory.domain.ids import ItemId
+from memory.domain.ids import ItemId, is_memory, item_key
+from memory.domain.principals import Scope
 from memory.domain.recall import TierName, field_tests
 from memory.domain.segments import SegmentVector
 from memory.ports.indexes import LexicalIndexes, VectorIndexes
 from memory.ports.jobs import Clock
 from memory.ports.models import Embedder
-from memory.ports.storage import Storage
+from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Question, TierStats
+from memory.tiers.longterm.catalogue import Catalogue
 from memory.tiers.longterm.follower import PAGE
 from memory.tiers.longterm.locks import in_thread
 from memory.tiers.longterm.opened import OpenTenant, Report, open_tenant
@@ -138,7 +140,7 @@ class LongTermTier:
                     closed += 1
         return closed
 
-    async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
+    async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
         """Brings the index up to date with the purge and rewrites its files without what is gone."""
         async with self._using(tenant_id) as tenant:
             await tenant.catch_up()
@@ -229,14 +231,10 @@ class LongTermTier:
             for field in fields:
                 if field.startswith("metadata."):
                     path = field.split(".")[1:]
-                    values = await tx.changes.metadata_values(tenant.tenant_id, question.scope.session_keys, path)
+                    values = await tx.changes.metadata_values(tenant.tenant_id, question.scope.logs, path)
                     leaves[field] = dict(values)
                 elif field == "session_id":
-                    # Both now: the catalogue grows, or is exchanged, while the database is asked.
-                    items, keys = (tenant.index.catalogue.column(name).tolist() for name in ("item", "session"))
-                    named = await tx.sessions.by_keys({key for key in set(keys) if key})
-                    of_item = zip(items, keys, strict=True)
-                    leaves[field] = {item: named[key].session_id for item, key in of_item if key in named}
+                    leaves[field] = await _session_ids(tx, tenant.index.catalogue, question.scope)
         return leaves
 
     async def _keep_following(self) -> None:
@@ -294,6 +292,20 @@ class LongTermTier:
     def _tenant_folder(self, tenant_id: str) -> Path:
         # Not the name itself: "." and ".." are tenants like any other.
         return self._folder / hashlib.blake2b(tenant_id.encode(), digest_size=16).hexdigest()
+
+
+async def _session_ids(tx: UnitOfWork, catalogue: Catalogue, scope: Scope) -> dict[ItemId, object]:
+    """Of every item that belongs to a session: the one as part of which the scope shows it, else its own."""
+    # All now: the catalogue grows, or is exchanged, while the database is asked.
+    items, keys, seqs = (catalogue.column(name).tolist() for name in ("item", "session", "seq"))
+    if scope.inherited:
+        keys = [_shown(scope, *facts) or facts[1] for facts in zip(items, keys, seqs, strict=True)]
+    named = await tx.sessions.by_keys({key for key in set(keys) if key})
+    return {item: named[key].session_id for item, key in zip(items, keys, strict=True) if key in named}
+
+
+def _shown(scope: Scope, item: ItemId, session_key: int, seq: int) -> int | None:
+    return scope.shows_memory(session_key, item_key(item)) if is_memory(item) else scope.shows(session_key, seq)
 
 
 def live_since(clock: Clock) -> datetime:

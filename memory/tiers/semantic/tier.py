@@ -6,7 +6,7 @@ the session's `semantic_version`. A cluster holds segments of one visibility cla
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,9 +33,12 @@ _PASSED_BY = 2
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """One session in memory. centroids: [c, 256]; members: the segments' vectors [n, 256]; of_cluster: int [n]."""
+    """One session in memory. centroids: [c, 256]; members: the segments' vectors [n, 256]; of_cluster: int [n].
 
-    version: int
+    version: of all the sessions that it was made of.
+    """
+
+    version: tuple[object, ...]
     audiences: tuple[str, ...]
     centroids: Floats
     items: NDArray[np.int64]
@@ -109,7 +112,8 @@ class SemanticTier:
                 best |= self._probe(await self._held(tx, session), question)
             wanted = sorted(best, key=lambda item: best[item], reverse=True)[: max(4 * question.wanted, 200)]
             events = await tx.events.by_keys([item_key(item) for item in wanted])
-        ids = {key: session.session_id for key, session in sessions.items()}
+            owners = await tx.sessions.by_keys({event.session_key for event in events})
+        ids = {key: session.session_id for key, session in (owners | sessions).items()}
         events = matching(events, scope, question.conditions, ids)
         dense = np.array([best[event.item] for event in events], np.float32)
         return candidates(question.text, events, dense, Words.none(len(events)))
@@ -141,8 +145,8 @@ class SemanticTier:
             await tx.sessions.bump_semantic(session_key)
         return len(gone)
 
-    async def forget(self, tenant_id: str, session_key: int | None = None) -> dict[str, int]:
-        if session_key is not None:
+    async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
+        for session_key in session_keys:
             self._cached.pop(session_key, None)
         return {}
 
@@ -209,17 +213,41 @@ class SemanticTier:
 
     async def _held(self, tx: UnitOfWork, session: Session) -> _Held:
         cached = self._cached.get(session.session_key)
-        if cached is None or cached.version != session.semantic_version:
-            clusters = await tx.clusters.of_session(session.session_key)
-            segments = await tx.segments.held(session.session_key, self._embedder.space)
-            cached = self._arranged(session.semantic_version, clusters, segments)
+        version = await _version(tx, session)
+        if cached is None or cached.version != version:
+            clusters, segments = await self.holdings(tx, session)
+            cached = self._arranged(version, clusters, segments)
             self._cached[session.session_key] = cached
         self._cached.move_to_end(session.session_key)
         while len(self._cached) > self._settings.cached_sessions:
             self._cached.popitem(last=False)
         return cached
 
-    def _arranged(self, version: int, clusters: Sequence[Cluster], segments: Sequence[TierSegment]) -> _Held:
+    async def holdings(self, tx: UnitOfWork, session: Session) -> tuple[list[Cluster], list[TierSegment]]:
+        """What is held of the session: of its own, and of what a fork inherited.
+
+        A cluster of another session is as the fork sees it: with those of its members that lie before the fork.
+        """
+        clusters = await tx.clusters.of_session(session.session_key)
+        segments = await tx.segments.held(session.session_key, self._embedder.space)
+        inherited = await tx.segments.held_elsewhere(session, self._embedder.space)
+        if inherited:
+            clusters += await asyncio.to_thread(self._as_seen, session.session_key, inherited)
+        return clusters, segments + inherited
+
+    def _as_seen(self, session_key: int, members: Sequence[TierSegment]) -> list[Cluster]:
+        vectors = self._projected([segment.vector for segment in members])
+        of_cluster: dict[int, list[int]] = {}
+        for at, segment in enumerate(members):
+            of_cluster.setdefault(segment.cluster_key or 0, []).append(at)
+        return [
+            Cluster(key, session_key, members[places[0]].audience, vectors[places].sum(axis=0).tobytes(), len(places))
+            for key, places in of_cluster.items()
+        ]
+
+    def _arranged(
+        self, version: tuple[object, ...], clusters: Sequence[Cluster], segments: Sequence[TierSegment]
+    ) -> _Held:
         place = {cluster.cluster_key: at for at, cluster in enumerate(clusters)}
         return _Held(
             version=version,
@@ -267,6 +295,14 @@ class SemanticTier:
         if self._projection is None:
             self._projection = policy.projection(self._embedder.dimensions)
         return self._projection
+
+
+async def _version(tx: UnitOfWork, session: Session) -> tuple[object, ...]:
+    if not session.inherited:
+        return (session.semantic_version,)
+    others = await tx.sessions.by_keys({stretch.session_key for stretch in session.lineage.elsewhere})
+    versions = sorted((key, other.semantic_version) for key, other in others.items())
+    return (session.semantic_version, session.inherited, *versions)
 
 
 def _sums(clusters: Sequence[Cluster], dimensions: int) -> Floats:

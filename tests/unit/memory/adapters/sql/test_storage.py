@@ -374,8 +374,8 @@ async def test_a_deleted_text_is_in_no_file_once_leftovers_are_erased(sqlite, st
     await storage.erase_leftovers()
     assert holding() == {"stratamem.db"}
     async with storage.write() as tx:
-        for key in (await tx.sessions.keys_of("acme", [f"s{number}" for number in range(50)])).values():
-            await tx.sessions.purge(key)
+        for lineage in (await tx.sessions.lineages("acme", [f"s{number}" for number in range(50)])).values():
+            await tx.sessions.purge(lineage.session_key)
     assert holding()
     await storage.erase_leftovers()
     assert not holding()
