@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from model_runtime.generators.checkpoint import Checkpoint, logits
@@ -23,8 +24,10 @@ from model_runtime.kv.arena import Arena, ArenaFull
 from model_runtime.kv.cache import KVCache
 from model_runtime.kv.codecs import Codec
 from model_runtime.kv.gate import Gate
+from model_runtime.kv.residency import yielding
 from model_runtime.kv.sequence import SequenceKV
 from model_runtime.kv.shape import BLOCK
+from model_runtime.kv.staging import BlockLost
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +37,8 @@ _TAILS = 8
 _LAST_WRITES = 2.0
 """Seconds for what is not on disk yet when the service stops."""
 _STOPPED = "the service is stopping"
+_MOST_LOSSES = 4
+"""So often one block may get lost to one answer before that fails."""
 _PURGED = "what it read was purged meanwhile"
 
 logger = logging.getLogger(__name__)
@@ -45,6 +50,10 @@ class _Tail:
 
     tokens: tuple[int, ...]
     slot: int
+
+
+def _tail_key(answer: Answer) -> tuple[bytes, bytes | None]:
+    return answer.job.namespace, None if answer.last is None else answer.last.block_id
 
 
 class Purged(Exception):
@@ -173,7 +182,7 @@ class Engine:
                 found()
             elif found is not None:
                 self._held.append(found)
-        while self._held and len(self._answers) < _MOST_ANSWERS:
+        while self._held and len(self._answers) < min(_MOST_ANSWERS, self._arena.slots - 1):
             self._admit(self._held.pop(0))
 
     def _turn(self) -> None:
@@ -193,7 +202,8 @@ class Engine:
         if job.prepared <= self._forgotten.get(job.namespace, -math.inf):
             job.emit(Failed(_PURGED))
             return
-        answer = Answer(job, self.checkpoint, self.cache, SequenceKV(self._arena), self._codecs(job.codec))
+        kv = SequenceKV(self._arena, self.cache.stream, self.cache.streamed_at_once)
+        answer = Answer(job, self.checkpoint, self.cache, kv, self._codecs(job.codec))
         self._answers.append(answer)
         with self._only_this_fails(answer):
             self._look_up(answer)
@@ -201,13 +211,13 @@ class Engine:
 
     def _look_up(self, answer: Answer) -> None:
         """Reads what is known from where the answer stands. The last token is always computed: it asks for the next."""
-        known = self.cache.match(answer.job.namespace, answer.tokens[: len(answer.tokens) - 1])
-        fresh = known[len(answer.nodes) :]
-        if fresh:
-            answer.adopt(self.cache.lease(fresh))
+        known = self.cache.match(answer.job.namespace, answer.tokens[: len(answer.tokens) - 1], answer.last)
+        trusted = list(takewhile(lambda node: node.slot is not None or not answer.losses[node.block_id], known))
+        if trusted:
+            answer.adopt(self.cache.lease(trusted))
 
     def _continue_tail(self, answer: Answer) -> None:
-        key = (answer.job.namespace, answer.nodes[-1].block_id if answer.nodes else None)
+        key = _tail_key(answer)
         tail = self._tails.get(key)
         if tail is None:
             return
@@ -216,10 +226,9 @@ class Engine:
         same = min(len(tail.tokens), len(rest)) if same is None else same
         if same:
             self._tails.move_to_end(key)
-            answer.kv.slots.append(self._slot())
-            self._arena.copy(tail.slot, answer.kv.slots[-1], same)
-            answer.kv.length += same
-            answer.cached["device"] += same
+            answer.kv.own = self._slot()
+            self._arena.copy(tail.slot, answer.kv.own, same)
+            answer.copied(same)
 
     def _prefill(self, waiting: list[Answer]) -> None:
         """One chunk of the first that can go on. What it computes, the others of its prefix read in their turn."""
@@ -238,8 +247,8 @@ class Engine:
             self._answers.append(answer)
 
     def _chunk(self, answer: Answer) -> None:
-        if not answer.kv.room:
-            answer.kv.slots.append(self._slot())
+        if answer.kv.own is None:
+            answer.kv.own = self._slot()
         begun = time.perf_counter()
         chunk = answer.next_chunk(BLOCK)
         hidden = self._forward([answer], [chunk])
@@ -257,14 +266,18 @@ class Engine:
         ready = []
         for answer in answers:
             with self._only_this_fails(answer):
-                if not answer.kv.room:
-                    answer.kv.slots.append(self._slot())
+                if answer.kv.own is None:
+                    answer.kv.own = self._slot()
                 ready.append(answer)
         if not ready:
             return
         try:
             hidden = self._forward(ready, [answer.next_chunk(1) for answer in ready])
             scores = logits(self.checkpoint, hidden[:, -1])
+        except BlockLost as lost:  # what the others wrote is written again in the next turn
+            for answer in [answer for answer in ready if lost.node in answer.kv.blocks]:
+                self._compute_again(answer, lost)
+            return
         except Exception as error:  # one forward pass for all of them
             for answer in ready:
                 self.fail(answer, error)
@@ -300,29 +313,27 @@ class Engine:
     def _finish(self, answer: Answer) -> None:
         """Its blocks stay known; its unfinished one stays for the next turn."""
         self._answers.remove(answer)
-        self.cache.release(answer.nodes)
         rest = answer.kv.length % BLOCK
-        if not rest:
-            for slot in answer.kv.slots[len(answer.nodes) :]:
-                self.cache.give_back(slot)
-            return
-        key = (answer.job.namespace, answer.nodes[-1].block_id if answer.nodes else None)
-        if old := self._tails.pop(key, None):
-            self.cache.give_back(old.slot)
-        start = answer.kv.length - rest
-        self._tails[key] = _Tail(tuple(answer.tokens[start : answer.kv.length]), answer.kv.slots[-1])
+        if rest and answer.kv.own is not None:
+            key = _tail_key(answer)
+            if old := self._tails.pop(key, None):
+                self.cache.give_back(old.slot)
+            own, answer.kv.own = answer.kv.own, None
+            self._tails[key] = _Tail(tuple(answer.tokens[answer.kv.length - rest : answer.kv.length]), own)
+        answer.let_go()
         if len(self._tails) > _TAILS:
             self.cache.give_back(self._tails.popitem(last=False)[1].slot)
 
     def _slot(self) -> int:
-        """A tail goes before a request fails."""
+        """A tail goes before a block that is read moves down; that, before a request fails. Raises ArenaFull."""
         while True:
             try:
                 return self.cache.slot()
             except ArenaFull:
-                if not self._tails:
+                if self._tails:
+                    self.cache.give_back(self._tails.popitem(last=False)[1].slot)
+                elif not self.cache.move_down(yielding([answer.kv.blocks for answer in self._answers])):
                     raise
-                self.cache.give_back(self._tails.popitem(last=False)[1].slot)
 
     def _sweep_cancelled(self) -> None:
         for answer in [answer for answer in self._answers if answer.job.cancelled.is_set()]:
@@ -333,8 +344,19 @@ class Engine:
     def _only_this_fails(self, answer: Answer) -> Iterator[None]:
         try:
             yield
+        except BlockLost as lost:
+            self._compute_again(answer, lost)
         except Exception as error:
             self.fail(answer, error)
+
+    def _compute_again(self, answer: Answer, lost: BlockLost) -> None:
+        """From the last block before the one that could not be read."""
+        self.cache.lost(lost.node)
+        answer.losses[lost.node.block_id] += 1
+        if answer.losses[lost.node.block_id] > _MOST_LOSSES or lost.node not in answer.kv.blocks:
+            self.fail(answer, lost)
+        else:
+            answer.rewind(lost.node.index)
 
     def forget(self, namespaces: frozenset[bytes]) -> int:
         """In the engine's thread. Answers that read what must go fail: they may be asked again."""
@@ -350,8 +372,6 @@ class Engine:
         logger.warning("an answer failed: %s", type(error).__name__, exc_info=error)
         if answer in self._answers:
             self._answers.remove(answer)
-            self.cache.release(answer.nodes)
-            for slot in answer.kv.slots[len(answer.nodes) :]:
-                self.cache.give_back(slot)
-        told = isinstance(error, ArenaFull | Purged)
+            answer.let_go()
+        told = isinstance(error, ArenaFull | BlockLost | Purged)
         answer.job.emit(Failed(str(error) if told else "an error of the runtime; the log has it"))

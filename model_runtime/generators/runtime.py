@@ -20,7 +20,9 @@ from model_runtime.kv.disk import DiskTier
 from model_runtime.kv.gate import Gate
 from model_runtime.kv.host import HostTier
 from model_runtime.kv.identity import NamespaceFacts
+from model_runtime.kv.sequence import GROUP
 from model_runtime.kv.shape import BLOCK
+from model_runtime.kv.staging import Staging, staging_blocks
 
 _FORMAT = 1
 _GRID = BLOCK
@@ -49,10 +51,14 @@ class Runtime:
         self.chat = ChatTokenizer(checkpoint.tokenizer)
         self.gate = Gate()
         self._codecs: Callable[[str], Codec] = lru_cache(maxsize=None)(lambda name: codec(name, shape))
-        self.arena = Arena(shape, max(2, options.device_bytes // shape.block_bytes), checkpoint.device)
+        self.staging = Staging(shape, staging_blocks(shape, options.device_bytes, GROUP), checkpoint.device)
+        slots = (options.device_bytes - self.staging.nbytes) // shape.block_bytes
+        self.arena = Arena(shape, max(2, slots), checkpoint.device)
         self.host = HostTier(options.host_bytes)
         self.disk = self._open_disk(options) if options.disk_bytes else None
-        self.cache = KVCache(self.arena, self.host, self.disk, gate=self.gate, codecs=self._codecs)
+        self.cache = KVCache(
+            self.arena, self.host, self.disk, staging=self.staging, gate=self.gate, codecs=self._codecs
+        )
         self.engine = Engine(checkpoint, self.arena, self.cache, self.gate, self._codecs, threads=options.threads)
         self.engine.start()
 
@@ -111,8 +117,10 @@ class Runtime:
         return DiskTier(mine, quota_bytes=options.disk_bytes)
 
     def close(self) -> None:
-        if self.engine.stop() and self.disk is not None:
-            self.disk.close()
+        if self.engine.stop():
+            self.staging.close()
+            if self.disk is not None:
+                self.disk.close()
 
 
 def open_runtime(options: RuntimeOptions) -> Runtime:

@@ -1,6 +1,7 @@
 """One answer in the making: its tokens, its KV, its text."""
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from model_runtime.generators.job import Done, Job, Text
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """Owned by the engine's thread. `nodes`: its full blocks, each leased."""
+    """Owned by the engine's thread. The full blocks of its `kv` are leased."""
 
     def __init__(self, job: Job, checkpoint: "Checkpoint", cache: KVCache, kv: SequenceKV, codec: Codec) -> None:
         self.job = job
         self.kv = kv
         self.tokens = list(job.prompt)
-        self.nodes: list[Node] = []
-        self.cached = {"device": 0, "host": 0, "disk": 0}
+        self.losses: Counter[bytes] = Counter()
+        """Its blocks that could not be read when they were needed."""
         self.restore_seconds = 0.0
         self.prefill_seconds = 0.0
+        self._origins: list[str | None] = []
+        """The tier of each full block, None where it was computed; then perhaps that of a tail."""
+        self._copied = 0
         self._checkpoint = checkpoint
         self._cache = cache
         self._codec = codec
@@ -47,17 +51,51 @@ class Answer:
     def prefilling(self) -> bool:
         return self.kv.length < len(self.tokens) - 1 or not self.written
 
+    @property
+    def last(self) -> Node | None:
+        """The newest full block."""
+        return self.kv.blocks[-1] if self.kv.blocks else None
+
+    @property
+    def cached(self) -> dict[str, int]:
+        """Tokens that were not computed, by the tier they came from."""
+        origins = Counter(self._origins)
+        found = {tier: origins[tier] * BLOCK for tier in ("device", "host", "disk")}
+        found["device"] += self._copied
+        return found
+
     def adopt(self, lease: Lease) -> None:
         """Blocks that somebody has computed: from here on they are read."""
-        for node in lease.nodes:
-            assert node.slot is not None
-            self.kv.slots.append(node.slot)
-        self.nodes += lease.nodes
+        self.kv.blocks += lease.nodes
         self.kv.length += BLOCK * len(lease.nodes)
         self.restore_seconds += lease.seconds
-        for tier, tokens in lease.tokens.items():
-            self.cached[tier] += tokens
+        self._origins += lease.tiers
         self._began_block = time.perf_counter()
+
+    def copied(self, tokens: int) -> None:
+        """The private block begins with what an earlier turn left."""
+        self.kv.length += tokens
+        self._copied = tokens
+
+    def rewind(self, index: int) -> None:
+        """Computes on from block `index`: what came after it is let go of."""
+        self._cache.release(self.kv.blocks[index:])
+        self.drop_own()
+        del self.kv.blocks[index:], self._origins[index:]
+        self.kv.length = index * BLOCK
+        self._copied = 0
+        self._began_block = time.perf_counter()
+
+    def let_go(self) -> None:
+        """Of its blocks, at the end."""
+        self._cache.release(self.kv.blocks)
+        self.kv.blocks = []
+        self.drop_own()
+
+    def drop_own(self) -> None:
+        if self.kv.own is not None:
+            self._cache.give_back(self.kv.own)
+            self.kv.own = None
 
     def next_chunk(self, most: int) -> list[int]:
         """The next tokens to compute: within one block."""
@@ -70,17 +108,18 @@ class Answer:
         if self.kv.length % BLOCK:
             return
         start = self.kv.length - BLOCK
+        assert self.kv.own is not None
+        own, self.kv.own = self.kv.own, None
         node = self._cache.seal(
             self.job.namespace,
-            self.nodes[-1] if self.nodes else None,
+            self.last,
             self.tokens[start : self.kv.length],
-            self.kv.slots[-1],
+            own,
             codec=self._codec,
             seconds=time.perf_counter() - self._began_block,
         )
-        assert node.slot is not None
-        self.kv.slots[-1] = node.slot
-        self.nodes.append(node)
+        self.kv.blocks.append(node)
+        self._origins.append(None)
         self._began_block = time.perf_counter()
 
     def take(self, logits: "torch.Tensor") -> str | None:
@@ -99,7 +138,7 @@ class Answer:
             reason,
             len(self.job.prompt),
             self.written,
-            dict(self.cached),
+            self.cached,
             round(1_000 * self.prefill_seconds, 2),
             round(1_000 * self.restore_seconds, 2),
         )

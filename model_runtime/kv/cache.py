@@ -1,14 +1,15 @@
 """Which blocks are there, in which tiers do they lie, and who reads them?
 
 One thread owns a cache: the engine's. A block's name is a chain over all tokens from the start, so a prompt finds the
-blocks of its longest known prefix, whoever computed them; the stored token ids are compared on every hit.
+blocks of its longest known prefix, whoever computed them; the stored token ids are compared on every hit. A block that
+is read keeps its last copy, wherever that is: from the device it may move down, and is then streamed.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_runtime.kv.arena import Arena, ArenaFull
 from model_runtime.kv.codecs import NAMES, Codec
@@ -18,15 +19,21 @@ from model_runtime.kv.gate import Gate
 from model_runtime.kv.host import HostTier
 from model_runtime.kv.identity import block_id
 from model_runtime.kv.shape import BLOCK
+from model_runtime.kv.staging import BlockLost, Source, Staging
 from model_runtime.kv.stored import StoredBlock
+
+if TYPE_CHECKING:
+    import torch
 
 _FILE_EXTRA = 65_536
 """Bytes of a file beyond the block's: header, token ids."""
+_LEFT_FREE = 1
+"""Slots that reading leaves to what is computed next."""
 
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A block that some tier holds. `slot`: where it lies on the device. `refs`: sequences that read it there."""
+    """A block that some tier holds. `slot`: where it lies on the device. `refs`: sequences that read it."""
 
     block_id: bytes
     parent: bytes | None
@@ -46,10 +53,10 @@ class Node:
 
 @dataclass(slots=True)
 class Lease:
-    """Blocks that stay on the device until they are released, and the tier each came from."""
+    """Blocks that can be read until they are released, and the tier each came from or is streamed from."""
 
     nodes: list[Node] = field(default_factory=list)
-    tokens: dict[str, int] = field(default_factory=lambda: {"device": 0, "host": 0, "disk": 0})
+    tiers: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -61,6 +68,8 @@ class Counts:
     evicted: dict[str, int] = field(default_factory=dict)
     lost: int = 0
     """Blocks that were known and could not be read: damaged, late, or gone."""
+    streamed: dict[str, int] = field(default_factory=lambda: {"host": 0, "disk": 0})
+    """Bytes that were read where they are, because the device had no room for them."""
 
 
 class KVCache:
@@ -70,6 +79,7 @@ class KVCache:
         host: HostTier,
         disk: DiskTier | None,
         *,
+        staging: Staging,
         gate: Gate,
         codecs: Callable[[str], Codec],
         clock: Callable[[], float] = time.time,
@@ -78,6 +88,7 @@ class KVCache:
         self._arena = arena
         self._host = host
         self._disk = disk
+        self._staging = staging
         self._gate = gate
         self._codecs = codecs
         self._clock = clock
@@ -85,11 +96,11 @@ class KVCache:
         self._unwritten: deque[bytes] = deque()
         self._adopt_disk()
 
-    def match(self, namespace: bytes, token_ids: Sequence[int]) -> list[Node]:
-        """The known blocks of the longest prefix, first to last."""
+    def match(self, namespace: bytes, token_ids: Sequence[int], after: Node | None = None) -> list[Node]:
+        """The known blocks of the longest prefix, first to last; `after`: of what follows that block."""
         found: list[Node] = []
-        parent: bytes | None = None
-        for start in range(0, len(token_ids) - BLOCK + 1, BLOCK):
+        parent, begin = (None, 0) if after is None else (after.block_id, (after.index + 1) * BLOCK)
+        for start in range(begin, len(token_ids) - BLOCK + 1, BLOCK):
             tokens = tuple(token_ids[start : start + BLOCK])
             parent = block_id(namespace, parent, tokens)
             node = self._nodes.get(parent)
@@ -99,25 +110,39 @@ class KVCache:
         return found
 
     def lease(self, nodes: Sequence[Node]) -> Lease:
-        """Brings them to the device, first to last, until one can't be had or is quicker computed again."""
+        """Holds them, first to last, until one can't be had or is quicker computed again.
+
+        As many as there is room for are brought to the device: the first, and the last ones.
+        """
         lease = Lease()
-        for node in nodes:
-            begun = time.perf_counter()
-            try:
-                source = self._bring(node)
-            except Exception:
-                self.release(lease.nodes)
-                raise
-            if source is None:
-                break
-            lease.seconds += time.perf_counter() - begun if source != "device" else 0.0
+        for node in nodes:  # so that none of them leaves for another
             node.refs += 1
-            node.uses += 1
-            node.last_use = self._clock()
-            lease.nodes.append(node)
-            lease.tokens[source] += BLOCK
-            self.counts.hits[source] += BLOCK
+        try:
+            brought = self._worth_bringing(nodes)
+            for node in nodes:
+                begun = time.perf_counter()
+                tier = self._bring(node) if node in brought else self._where(node)
+                if tier is None:
+                    break
+                lease.seconds += time.perf_counter() - begun if tier != "device" else 0.0
+                node.uses += 1
+                node.last_use = self._clock()
+                lease.nodes.append(node)
+                lease.tiers.append(tier)
+        except Exception:
+            self.release(lease.nodes)
+            raise
+        finally:
+            self.release(nodes[len(lease.nodes) :])
+        for tier in lease.tiers:
+            self.counts.hits[tier] += BLOCK
         return lease
+
+    def _worth_bringing(self, nodes: Sequence[Node]) -> set[Node]:
+        idle = sum(node.slot is not None and not node.refs for node in self._nodes.values())
+        room = max(0, self._arena.free + idle - _LEFT_FREE)
+        absent = [node for node in nodes if node.slot is None]
+        return set(absent if len(absent) <= room else [*absent[:1], *absent[len(absent) - room + 1 :]][:room])
 
     def release(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
@@ -131,6 +156,53 @@ class KVCache:
         if not self._arena.free:
             self._evict_from_device()
         return self._arena.take()
+
+    def move_down(self, nodes: Iterable[Node]) -> bool:
+        """The first of these that another tier has room for leaves the device, though it is read: False: none can."""
+        for node in nodes:
+            if self._store(node):
+                self._vacate(node)
+                self._count_eviction("moved_down")
+                return True
+        return False
+
+    @property
+    def streamed_at_once(self) -> int:
+        """Blocks that one run of a stream may have."""
+        return self._staging.blocks
+
+    def stream(self, layer: int, runs: Sequence[Sequence[Node]]) -> Iterator["torch.Tensor"]:
+        """The KV of blocks that are in no slot, run by run, each valid until the next. Raises BlockLost."""
+        return self._staging.stream(layer, [[self._source(node) for node in run] for run in runs])
+
+    def lost(self, node: Node) -> None:
+        """It could not be streamed. Unless it was only late, nobody finds it any more."""
+        if self._where(node) is None:
+            self._lose(node)
+
+    def _where(self, node: Node) -> str | None:
+        """The tier that it is read from."""
+        if node.slot is not None:
+            return "device"
+        if self._host.has(node.block_id):
+            return "host"
+        return "disk" if self._disk is not None and self._disk.has(node.block_id) else None
+
+    def _source(self, node: Node) -> Source:
+        assert node.token_ids is not None
+        tokens, disk = node.token_ids, self._disk
+        kept = self._host.get(node.block_id, tokens)
+        self.counts.streamed["disk" if kept is None else "host"] += self._arena.shape.layer_bytes
+
+        def read(layer: int) -> bytes:
+            if kept is not None:
+                return kept.layers[layer]
+            stored = None if disk is None else disk.get(node.block_id, tokens, [layer])
+            if stored is None or stored.codec != node.codec.name:
+                raise BlockLost(node)
+            return stored.layers[0]
+
+        return Source(node, node.codec, read)
 
     def give_back(self, slot: int) -> None:
         self._arena.give_back(slot)
@@ -177,7 +249,8 @@ class KVCache:
         stored = self._host.get(node.block_id, node.token_ids) or self._encode(node)
         self._decode(node, stored, node.slot)
         self._make_room_on_host(stored.nbytes)
-        self._host.put(stored)
+        if not self._host.put(stored):
+            self._put_on_disk(stored)
 
     def write_behind(self) -> bool:
         """Copies one new block to the host and the disk. False: none waits."""
@@ -232,6 +305,7 @@ class KVCache:
             "reused_tokens": dict(self.counts.hits),
             "evicted": dict(self.counts.evicted),
             "lost": self.counts.lost,
+            "streamed_bytes": dict(self.counts.streamed),
             "quarantined": disk.quarantined if disk else 0,
             "blocks": {"device": on_device, "host": len(self._host), "disk": disk.blocks if disk else 0},
             "bytes": {
@@ -247,32 +321,41 @@ class KVCache:
         return node.namespace == namespace and node.token_ids == tokens
 
     def _bring(self, node: Node) -> str | None:
-        """The tier it came from; None when it must be computed."""
-        if node.slot is not None:
-            return "device"
-        source = "host" if self._host.has(node.block_id) else "disk"
-        if not self._gate.load(source, self._arena.shape.block_bytes, BLOCK):
+        """The tier it came from; None when it must be computed. Stays there when the device is full after all."""
+        source = self._where(node)
+        if source == "device":
+            return source
+        if source is None:
+            self._lose(node)
             return None
-        begun = time.perf_counter()
-        stored = self._read(node, source)
-        if stored is None and source == "disk" and self._disk is not None and self._disk.has(node.block_id):
-            return None  # late, not damaged
-        if stored is None or stored.codec != node.codec.name:
-            self.counts.lost += 1
-            self.drop(node, "lost")
+        if not self._gate.load(source, self._arena.shape.block_bytes, BLOCK):
             return None
         try:
             slot = self.slot()
         except ArenaFull:
-            return None
+            return source
         try:
-            self._decode(node, stored, slot)
-        except Exception:
-            self._arena.give_back(slot)  # half a block is none
-            raise
+            return source if self._load(node, source, slot) else None
+        finally:
+            if node.slot is None:
+                self._arena.give_back(slot)  # half a block is none
+
+    def _load(self, node: Node, source: str, slot: int) -> bool:
+        begun = time.perf_counter()
+        stored = self._read(node, source)
+        if stored is None and source == "disk" and self._where(node) == "disk":
+            return False  # late, not damaged
+        if stored is None or stored.codec != node.codec.name:
+            self._lose(node)
+            return False
+        self._decode(node, stored, slot)
         node.slot = slot
         self._gate.measured_load(source, stored.nbytes, time.perf_counter() - begun)
-        return source
+        return True
+
+    def _lose(self, node: Node) -> None:
+        self.counts.lost += 1
+        self.drop(node, "lost")
 
     def _read(self, node: Node, source: str) -> StoredBlock | None:
         assert node.token_ids is not None
@@ -298,8 +381,9 @@ class KVCache:
         """True when a copy is outside the device."""
         assert node.token_ids is not None
         kept = self._host.get(node.block_id, node.token_ids)
-        on_disk = self._disk is not None and self._disk.has(node.block_id)
-        if kept is not None and (on_disk or self._disk is None):
+        if kept is None and node.codec.name != "exact":
+            return self._on_disk(node)  # what was quantised once is not quantised again
+        if kept is not None and (self._on_disk(node) or self._disk is None):
             return True
         stored = kept or self._encode(node)
         if kept is None:
@@ -314,10 +398,10 @@ class KVCache:
         if need:
             now = self._clock()
             there = [node for node in self._nodes.values() if self._disk.has(node.block_id)]
-            for choice in choose([self._candidate(n, now) for n in there], need, now):
+            for choice in choose([self._candidate(n, now, self._above_disk(n)) for n in there], need, now):
                 self._disk.drop(choice.block_id)
                 node = self._nodes[choice.block_id]
-                if node.slot is None and not self._host.has(node.block_id):
+                if not self._above_disk(node):
                     self.drop(node, choice.reason)
                 else:
                     self._count_eviction(choice.reason)
@@ -345,15 +429,22 @@ class KVCache:
             return
         now = self._clock()
         there = [node for node in self._nodes.values() if self._host.has(node.block_id)]
-        for choice in choose([self._candidate(n, now) for n in there], need, now):
+        for choice in choose([self._candidate(n, now, self._on_disk(n)) for n in there], need, now):
             node = self._nodes[choice.block_id]
             self._host.drop(node.block_id)
-            if node.slot is None and not (self._disk is not None and self._disk.has(node.block_id)):
+            if node.slot is None and not self._on_disk(node):
                 self.drop(node, "no tier has room")
             else:
                 self._count_eviction(choice.reason)
 
-    def _candidate(self, node: Node, now: float) -> Candidate:
+    def _on_disk(self, node: Node) -> bool:
+        return self._disk is not None and self._disk.has(node.block_id)
+
+    def _above_disk(self, node: Node) -> bool:
+        return node.slot is not None or self._host.has(node.block_id)
+
+    def _candidate(self, node: Node, now: float, kept_elsewhere: bool = False) -> Candidate:
+        """`kept_elsewhere`: who reads it would find another copy where this one can go."""
         return Candidate(
             block_id=node.block_id,
             parent=node.parent,
@@ -364,7 +455,7 @@ class KVCache:
             recompute_seconds=node.seconds,
             pinned=node.pinned_until > now,
             superseded=False,
-            refs=node.refs,
+            refs=0 if kept_elsewhere else node.refs,
         )
 
     def _block_seconds(self) -> float:

@@ -1,12 +1,12 @@
 """The KV of one sequence of tokens: shared blocks that are never written again, then a private one that grows.
 
 Full blocks are attended in groups on an absolute grid, and merged in one order: a sequence gets the same bits whether
-its blocks were just computed, came back from a disk, or lie scattered over the slots.
+its blocks were just computed, came back from a disk, lie scattered over the slots, or in none and are streamed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model_runtime.kv.arena import Arena
 from model_runtime.kv.attention import Partial, causal, fold, masked, merge, over_batch, partial, unfold
@@ -15,72 +15,116 @@ from model_runtime.kv.shape import BLOCK
 if TYPE_CHECKING:
     import torch
 
-_GROUP = 16
+    from model_runtime.kv.cache import Node
+
+GROUP = 16
 """Blocks attended at once: 8,192 keys."""
 
 
-class SequenceKV:
-    """`slots`: one a block, the last one private while it is not full. `length`: tokens whose KV is written."""
+Stream = Callable[[int, Sequence[Sequence["Node"]]], Iterator["torch.Tensor"]]
+"""(layer, runs of blocks that are not on the device) -> their KV [blocks, kv_heads, 2, BLOCK, head_dim], run by run."""
 
-    def __init__(self, arena: Arena, slots: Sequence[int] = (), length: int = 0) -> None:
-        self.slots = list(slots)
-        self.length = length
+
+class _Run(NamedTuple):
+    """Blocks of one group that are read at once. `bordering`: one block, of which some queries see a part only."""
+
+    places: list[int]
+    bordering: bool
+
+
+class SequenceKV:
+    """`blocks`: full ones, shared. `own`: the slot of the private one behind them. `length`: tokens with written KV.
+
+    `stream` reads blocks that lie in no slot, at most `most` at once.
+    """
+
+    def __init__(self, arena: Arena, stream: Stream | None = None, most: int = GROUP) -> None:
+        self.blocks: list[Node] = []
+        self.own: int | None = None
+        self.length = 0
         self._arena = arena
+        self._stream = stream
+        self._most = most
 
     @property
     def room(self) -> int:
         """Tokens that the private block still takes."""
-        return len(self.slots) * BLOCK - self.length
+        return 0 if self.own is None else BLOCK - self.length % BLOCK
 
     def attend(
         self, layer: int, q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", scale: float, window: int | None
     ) -> "torch.Tensor":
         """Writes k, v [kv_heads, n, head_dim] behind `length`; q [heads, n, head_dim] gets [n, heads, head_dim].
 
-        The n tokens lie in one block. The caller adds them to `length` after the last layer.
+        The n tokens lie in one block. The caller adds them to `length` after the last layer. Raises BlockLost.
         """
+        assert self.own is not None
         heads, n, size = q.shape
         group = heads // k.shape[0]
-        full, offset = divmod(self.length, BLOCK)
-        own = self._arena.layers[layer][self.slots[full]]
+        offset = self.length % BLOCK
+        own = self._arena.layers[layer][self.own]
         own[:, 0, offset : offset + n] = k
         own[:, 1, offset : offset + n] = v
         grouped = q.view(1, k.shape[0], group, n, size)
         kept = own[None, :, :, : offset + n]
-        parts = list(self._earlier(layer, grouped, full, scale, window))
+        parts = list(self._earlier(layer, grouped, self._seen(window), scale, window))
         parts.append(causal(grouped, kept[:, :, 0], kept[:, :, 1], scale, window))
         return merge(parts).out.reshape(heads, n, size).transpose(0, 1)
 
-    def _earlier(self, layer: int, q: "torch.Tensor", full: int, scale: float, window: int | None) -> Iterator[Partial]:
-        """One partial answer a group of full blocks that a query can see."""
-        first, last = self.length, self.length + q.shape[3] - 1
-        begin = 0 if window is None else max(0, first - window + 1) // BLOCK
+    def _seen(self, window: int | None) -> range:
+        """The places of the full blocks that some query sees."""
+        return range(0 if window is None else max(0, self.length - window + 1) // BLOCK, len(self.blocks))
+
+    def _earlier(
+        self, layer: int, q: "torch.Tensor", places: Sequence[int], scale: float, window: int | None
+    ) -> Iterator[Partial]:
+        """One partial answer a group of full blocks, wherever they lie."""
+        last = self.length + q.shape[3] - 1
         whole = 0 if window is None else max(0, last - window + BLOCK) // BLOCK
-        for start in range(begin // _GROUP * _GROUP, full, _GROUP):
-            places = range(max(start, begin), min(start + _GROUP, full))
-            seen = [self._bordering(layer, q, place, scale, window) for place in places if place < whole and window]
-            inside = [place for place in places if window is None or place >= whole]
-            seen += list(self._runs(layer, q, inside, scale))
-            if seen:
-                yield unfold(over_batch(_stacked(seen)), q.shape[2])
+        runs = list(self._runs(places, whole))
+        absent = [[self.blocks[place] for place in run.places] for run in runs if self._slot(run) is None]
+        streamed = self._streamed(layer, absent)
+        for _, group in groupby(runs, lambda run: run.places[0] // GROUP):
+            seen = []
+            for run in group:
+                slot = self._slot(run)
+                kv = next(streamed) if slot is None else self._arena.layers[layer][slot : slot + len(run.places)]
+                seen.append(self._partial(run, q, kv, scale, window))
+            yield unfold(over_batch(_stacked(seen)), q.shape[2])
 
-    def _runs(self, layer: int, q: "torch.Tensor", places: list[int], scale: float) -> Iterator[Partial]:
-        """Blocks in slots beside each other are read where they lie."""
-        for _, run in groupby(places, lambda place: self.slots[place] - place):
+    def _slot(self, run: _Run) -> int | None:
+        return self.blocks[run.places[0]].slot
+
+    def _streamed(self, layer: int, absent: "list[list[Node]]") -> Iterator["torch.Tensor"]:
+        if not absent:
+            return iter(())
+        if self._stream is None:
+            raise ValueError("a block is not on the device, and nothing reads it elsewhere")
+        return self._stream(layer, absent)
+
+    def _runs(self, places: Sequence[int], whole: int) -> Iterator[_Run]:
+        """Blocks in slots beside each other are read where they lie, those in none as many as there is room for."""
+
+        def beside(place: int) -> tuple[int, int | None, int | None]:
+            slot = self.blocks[place].slot
+            return place // GROUP, place if place < whole else None, None if slot is None else slot - place
+
+        for (_, border, shift), run in groupby(places, beside):
             found = list(run)
-            at = self.slots[found[0]]
-            kv = self._arena.layers[layer][at : at + len(found)]
-            rows = fold(q).expand(len(found), -1, -1, -1)
-            yield partial(rows, kv[:, :, 0], kv[:, :, 1], scale)
+            most = self._most if shift is None else GROUP
+            for start in range(0, len(found), most):
+                yield _Run(found[start : start + most], border is not None)
 
-    def _bordering(self, layer: int, q: "torch.Tensor", place: int, scale: float, window: int | None) -> Partial:
-        """A block of which some queries see a part only."""
+    def _partial(self, run: _Run, q: "torch.Tensor", kv: "torch.Tensor", scale: float, window: int | None) -> Partial:
         import torch
 
+        if not run.bordering:
+            rows = fold(q).expand(len(run.places), -1, -1, -1)
+            return partial(rows, kv[:, :, 0], kv[:, :, 1], scale)
         assert window is not None
+        (place,) = run.places
         keys = torch.arange(place * BLOCK, (place + 1) * BLOCK, device=q.device)
         newest = torch.arange(self.length, self.length + q.shape[3], device=q.device).unsqueeze(1)
-        kv = self._arena.layers[layer][self.slots[place]][None]
         return masked(fold(q), kv[:, :, 0], kv[:, :, 1], scale, (keys > newest - window).repeat(q.shape[2], 1))
 
 

@@ -7,80 +7,10 @@ import time
 
 import pytest
 
-from model_runtime.generators.checkpoint import load
-from model_runtime.generators.job import Done, Failed, Job, Text
-from model_runtime.generators.runtime import Runtime, RuntimeOptions
+from model_runtime.generators.job import Done, Failed, Job
 from model_runtime.generators.sampling import SamplingOptions
 from model_runtime.kv.shape import BLOCK
-
-GREEDY = SamplingOptions(temperature=0, max_tokens=12)
-MIB = 1 << 20
-BLOCK_MIB = 1
-"""A block of the fixture: 2 layers x 1 head x (K, V) x 512 x 128 x 4 bytes."""
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    return load("fixture", cache_dir=tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def started(checkpoint, tmp_path):
-    opened = []
-
-    def start(*, device=64, host=64, disk=256):
-        folder = tmp_path / "kv"
-        folder.mkdir(exist_ok=True)
-        options = RuntimeOptions(
-            "fixture", folder, device * MIB * BLOCK_MIB, host * MIB * BLOCK_MIB, disk * MIB * BLOCK_MIB, threads=1
-        )
-        opened.append(Runtime(options, checkpoint))
-        return opened[-1]
-
-    yield start
-    for runtime in opened:
-        runtime.close()
-
-
-def prompt(length, seed=0):
-    drawn = random.Random(seed)
-    return tuple(drawn.randrange(256) for _ in range(length))
-
-
-class Asked:
-    def __init__(self, runtime, tokens, options=GREEDY, salt="salt", codec="exact"):
-        self.events = queue.Queue()
-        self.job = Job(tuple(tokens), options, runtime.namespace(salt, codec), codec, self.events.put)
-        runtime.engine.submit(self.job)
-
-    def answer(self, timeout=60):
-        """The text and how it ended."""
-        text = ""
-        while True:
-            event = self.events.get(timeout=timeout)
-            if not isinstance(event, Text):
-                return text, event
-            text += event.text
-
-
-def ask(runtime, tokens, **options):
-    return Asked(runtime, tokens, **options).answer()
-
-
-def in_engine(runtime, act):
-    """What `act` returns when it is run between two turns."""
-    done = queue.Queue()
-    runtime.engine.call(lambda: done.put(act()))
-    return done.get(timeout=30)
-
-
-def settle(runtime):
-    """Until every block that is full lies on the disk."""
-    for _ in range(200):
-        if not in_engine(runtime, lambda: runtime.cache.unwritten):
-            return
-        time.sleep(0.02)
-    raise AssertionError("blocks were never written")
+from tests.unit.model_runtime.generators.asking import GREEDY, MIB, Asked, ask, in_engine, prompt, settle
 
 
 def test_a_prompt_that_was_asked_before_is_not_computed_again(started):
@@ -323,8 +253,8 @@ def test_who_goes_away_is_not_written_for(started):
     )
 
 
-def test_a_prompt_that_does_not_fit_fails_alone(started):
-    runtime = started(device=3)
+def test_a_prompt_that_can_be_kept_nowhere_fails_alone(started):
+    runtime = started(device=4, host=0, disk=0)
     too_long, short = Asked(runtime, prompt(5 * BLOCK)), Asked(runtime, prompt(100, seed=1))
     _, failed = too_long.answer()
     text, done = short.answer()

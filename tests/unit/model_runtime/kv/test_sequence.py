@@ -15,8 +15,10 @@ from transformers import (
 )
 
 from model_runtime.kv.arena import Arena
+from model_runtime.kv.codecs import Exact
 from model_runtime.kv.sequence import SequenceKV, attention
 from model_runtime.kv.shape import BLOCK, KVShape
+from model_runtime.kv.staging import Source, Staging
 
 AttentionInterface.register("stratamem", attention)
 SMALL = {
@@ -40,17 +42,49 @@ MODELS = {
 TOKENS = 1_650
 
 
-def computed(model, ids, pieces, slots=None):
+SHAPE = KVShape(2, 2, 16, "float32")
+
+
+class Block:
+    def __init__(self, slot):
+        self.slot = slot
+
+
+class Device:
+    """An arena, and elsewhere the blocks whose places are in `absent`."""
+
+    def __init__(self, absent=(), at_once=1):
+        self.arena = Arena(SHAPE, 16)
+        self.staging = Staging(SHAPE, at_once)
+        self.absent = absent
+        self.kept = {}
+
+    def full(self, slot, place):
+        block = Block(slot)
+        if place in self.absent:
+            self.kept[block] = Exact(SHAPE).encode(self.arena.block(slot))
+            for layer in self.arena.layers:
+                layer[slot] = torch.nan
+            block.slot = None
+        return block
+
+    def stream(self, layer, runs):
+        loads = [[Source(block, Exact(SHAPE), self.kept[block].__getitem__) for block in run] for run in runs]
+        return self.staging.stream(layer, loads)
+
+
+def computed(model, ids, pieces, slots=None, device=None):
     """Logits of all tokens, in pieces of at most these lengths."""
-    arena = Arena(KVShape(2, 2, 16, "float32"), 16)
+    device = device or Device()
     free = iter(slots or range(16))
-    kv, found, at = SequenceKV(arena), [], 0
+    kv, found, at = SequenceKV(device.arena, device.stream, device.staging.blocks), [], 0
     pieces = [*pieces, *[BLOCK] * 8]
     while at < ids.shape[1]:
         left = min(pieces.pop(0), ids.shape[1] - at)
         while left:
-            if not kv.room:
-                kv.slots.append(next(free))
+            if not at % BLOCK:
+                kv.blocks += [] if kv.own is None else [device.full(kv.own, len(kv.blocks))]
+                kv.own = next(free)
             n = min(left, kv.room)
             places = torch.arange(at, at + n)[None]
             states = model.model(input_ids=ids[:, at : at + n], position_ids=places, use_cache=False, kv=[kv])
@@ -84,6 +118,15 @@ def test_where_blocks_lie_changes_no_bit():
     ids = torch.randint(0, 97, (1, TOKENS), generator=torch.Generator().manual_seed(1))
     in_a_row, scattered = computed(model, ids, [BLOCK]), computed(model, ids, [BLOCK], slots=[9, 3, 4, 0, 15])
     assert torch.equal(in_a_row, scattered)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("absent", "at_once"), [({0}, 1), ({0, 1, 2}, 2), ({0, 2}, 16)])
+def test_blocks_that_are_not_on_the_device_give_the_same_bits(model, absent, at_once):
+    ids = torch.randint(0, 97, (1, TOKENS), generator=torch.Generator().manual_seed(1))
+    model.set_attn_implementation("stratamem")
+    pieces = [BLOCK, BLOCK, 511, 1]
+    assert torch.equal(computed(model, ids, pieces), computed(model, ids, pieces, device=Device(absent, at_once)))
 
 
 def test_what_changes_the_scores_behind_our_back_is_refused():
