@@ -104,6 +104,41 @@ def test_only_what_is_sent_changes(client: Any, container: Any) -> None:
     assert container.memories.last[1][2] == {"valid_to": container.now, "visibility": MemoryVisibility.TENANT}
 
 
+def test_a_fork_is_answered_as_a_created_session(client: Any, container: Any, make: Any) -> None:
+    container.sessions.answers["fork"] = replace(make.view(2), forked_from="s1")
+    answer = client.post("/v1/sessions/s1/fork", json={"session_id": "s2", "at_seq": 3})
+    assert answer.status_code == 201
+    assert answer.headers["location"] == "/v1/sessions/s2"
+    assert answer.headers["etag"] == '"2-1"'
+    assert answer.json()["forked_from"] == "s1"
+    assert container.sessions.last[1][1:] == ("s1", "s2", 3)
+    assert "forked_from" not in client.get("/v1/sessions/s1").json()
+
+
+def test_a_fork_without_a_body_gets_a_name_and_the_whole_log(client: Any, container: Any, make: Any) -> None:
+    container.sessions.answers["fork"] = make.view(2)
+    assert client.post("/v1/sessions/s1/fork").status_code == 201
+    _, parent, name, at_seq = container.sessions.last[1]
+    assert (parent, len(name), at_seq) == ("s1", 36, None)
+
+
+@pytest.mark.parametrize(
+    "body", [{"at_seq": -1}, {"at_seq": "1"}, {"at_seq": 2**63}, {"title": "t"}, {"session_id": "/"}]
+)
+def test_a_fork_of_another_shape_is_refused(client: Any, body: dict[str, Any]) -> None:
+    assert client.post("/v1/sessions/s1/fork", json=body).status_code == 422
+
+
+def test_a_receipt_says_what_was_kept_and_for_whom(client: Any, container: Any, make: Any) -> None:
+    kept = Receipt({"events": 1}, True, make.noon, {"events": 2}, ("s2",))
+    container.forgetting.answers["purge_session"] = kept
+    answer = client.delete("/v1/sessions/s1").json()
+    assert (answer["kept"], answer["kept_for"]) == ({"events": 2}, ["s2"])
+    container.forgetting.answers["purge_session"] = replace(kept, kept={}, kept_for=())
+    assert set(client.delete("/v1/sessions/s1", params={"cascade": True}).json()) == {"purged", "verified", "at"}
+    assert container.forgetting.last[2] == {"cascade": True}
+
+
 @pytest.mark.parametrize("body", [{"metadata": None}, {"window_tokens": None}, {"session_id": "x"}])
 def test_a_patch_takes_no_null_where_there_must_be_a_value(client: Any, body: Any) -> None:
     assert client.patch("/v1/sessions/s1", json=body).status_code == 422

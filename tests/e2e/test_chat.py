@@ -70,6 +70,23 @@ def test_a_session_goes_on_and_is_not_computed_again(chatting: Server, client: o
     assert "garden" in found[0]["text"]
 
 
+def test_a_fork_computes_nothing_again_that_its_parent_computed(
+    chatting: Server, client: openai.OpenAI, name: str
+) -> None:
+    before = [ask(client, f"{turn} {LONG}", key=name).usage for turn in range(2)][-1]
+    for fork in (f"{name}-a", f"{name}-b"):
+        made = ok(chatting.http.post(f"/v1/sessions/{name}/fork", json={"session_id": fork}))
+        assert (made["forked_from"], made["last_seq"]) == (name, 4)
+        first = ask(client, f"now for {fork}", key=fork).usage
+        assert first.prompt_tokens_details.cached_tokens >= before.prompt_tokens - 20
+    past = ok(chatting.http.post(f"/v1/sessions/{name}/fork", json={"session_id": f"{name}-c", "at_seq": 2}))
+    assert past["last_seq"] == 2
+    first = ask(client, "another second turn", key=f"{name}-c").usage
+    assert first.prompt_tokens_details.cached_tokens >= before.prompt_tokens // 2 - 60
+    for fork, length in ((name, 4), (f"{name}-a", 6), (f"{name}-c", 4)):
+        assert ok(chatting.http.get(f"/v1/sessions/{fork}"))["last_seq"] == length
+
+
 def test_what_cant_be_served_is_said_as_openai_s_clients_expect(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(

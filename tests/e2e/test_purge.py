@@ -113,6 +113,42 @@ def test_nothing_is_left_of_a_purged_session(tmp_path: Path) -> None:
         purge_a_memory(server)
 
 
+def test_what_a_fork_shares_stays_and_goes_with_the_last_that_sees_it(tmp_path: Path) -> None:
+    """The parent's rest is in no file when only it is purged; the shared part is in none after the last fork."""
+    early, late = "Quetzalkoatl was here.", "The Xylofonist came after the fork, said Brzeszczyk."
+    with Server(tmp_path / "data", LONGTERM__SNAPSHOT_SECONDS=0.3, LONGTERM__COMMIT_AFTER=1) as server:
+        http, data = server.http, server.data
+        append(http, "kept", *(f"An ordinary remark about item {n}." for n in range(30)))
+        append(http, "parent", early)
+        ok(http.post("/v1/sessions/parent/fork", json={"session_id": "child"}))
+        ok(http.post("/v1/sessions/child/fork", json={"session_id": "grandchild"}))
+        append(http, "parent", late)
+        indexed(http)
+        recall(http, early)
+        on_disk(server, set(PLANTED))
+        shared, own = vectors_of(data, early), vectors_of(data, late)
+        until(lambda: holding(data / "index", own[0]), 30, what="the vector is in FAISS' file")
+        receipt = ok(http.delete("/v1/sessions/parent"), 200)
+        assert receipt["verified"] is True
+        assert (receipt["kept"]["events"], receipt["kept_for"]) == (1, ["child", "grandchild"])
+        assert holding(data, late.encode(), b"xylofon", b"Xylofon", *own) == []
+        assert indexed_terms(data) == {PLANTED[0]}
+        indexed(http)
+        for fork in ("child", "grandchild"):
+            assert texts(recall(http, "Quetzalkoatl", session_ids=[fork])) == [early]
+        sound(http)
+        assert server.stop() == 0
+        server.start()
+        assert texts(recall(http, "Quetzalkoatl", session_ids=["grandchild"])) == [early]
+        ok(http.delete("/v1/sessions/child"), 200)
+        assert texts(recall(http, "Quetzalkoatl", session_ids=["grandchild"])) == [early]
+        receipt = ok(http.delete("/v1/sessions/grandchild"), 200)
+        assert receipt["purged"]["events"] == 1
+        assert holding(data, early.encode(), b"quetzal", b"Quetzal", *shared) == []
+        assert indexed_terms(data) == set()
+        sound(http)
+
+
 def purge_a_memory(server: Server) -> None:
     http, data = server.http, server.data
     body = {"memories": [{"text": SENTENCE, "kind": "fact"}]}
