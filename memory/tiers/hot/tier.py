@@ -67,7 +67,7 @@ class HotTier:
                     await self._collect(tx, session, found, vectors)
         ids = {key: session.session_id for key, session in sessions.items()}
         events = matching(events, scope, question.conditions, ids)
-        return self._compared(question, events, vectors)
+        return self._compared(question, await question.vector(), events, vectors)
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """Tells the KV store to drop what has left the window; the number of blocks that went."""
@@ -125,7 +125,9 @@ class HotTier:
         for found in await tx.changes.vectors_of_events(self._space, session.session_key, first, last):
             vectors.setdefault(found.item, []).append(found.vector)
 
-    def _compared(self, question: Question, events: list[Event], vectors: dict[ItemId, list[bytes]]) -> Candidates:
+    def _compared(
+        self, question: Question, query: Floats | None, events: list[Event], vectors: dict[ItemId, list[bytes]]
+    ) -> Candidates:
         index = self._words()
         index.put(
             [LexicalDocument(e.item, e.session_key, e.audience, indexed_text(e.agent_id, e.content)) for e in events]
@@ -137,7 +139,7 @@ class HotTier:
         lexical = np.zeros(len(events), np.float32)
         coverage = np.zeros((len(events), len(terms)), np.bool_)
         lexical[found], coverage[found] = hits.scores, hits.matches
-        dense = np.array([_best(question.vector, vectors.get(event.item)) for event in events], np.float32)
+        dense = np.array([_best(query, vectors.get(event.item)) for event in events], np.float32)
         return candidates(question.text, events, dense, Words(terms, hits.term_weights, lexical, coverage))
 
 
