@@ -1,7 +1,6 @@
 """Find what was said: resolve the scope, ask the tiers, fuse, fit the budget, read the texts."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -74,46 +73,47 @@ class Recall:
 
         A tier that can't answer is named in `degraded`; raises TierUnavailable only when none could.
         """
-        question, reason = await self._question(principal, request, outside)
-        ranked = await self._ranked(question, request)
-        results = await self._fitted(request, question.vector, await self._read(question.scope, request, ranked))
+        asked = time.monotonic()
+        # A whole page may be asked; its beginning is what is looked for.
+        text = request.query[: 4 * self._settings.max_query_tokens]
+        embedding = asyncio.create_task(self._embedded(text))
+
+        async def vector() -> Floats | None:
+            return (await embedding)[0]
+
+        try:
+            scope = await self._scope(principal, request)
+            wanted = min(request.top_k * _SPARE, 400)
+            question = Question(text, vector, scope, self._conditions(request, outside), wanted, asked)
+            ranked = await self._ranked(question, request)
+            found = await self._read(scope, request, ranked)
+            query, reason = await embedding
+        finally:
+            embedding.cancel()
+        results = await self._fitted(request, query, found)
         if reason is not None:
             return Recalled(results, (*ranked.degraded, Degraded("embedder", reason)))
         return Recalled(results, ranked.degraded)
 
-    async def _question(
-        self, principal: Principal, request: RecallRequest, outside: int | None
-    ) -> tuple[Question, str | None]:
-        asked = time.monotonic()
-        # A whole page may be asked; its beginning is what is looked for.
-        text = request.query[: 4 * self._settings.max_query_tokens]
-        scope, (vector, reason), _ = await asyncio.gather(
-            self._scope(principal, request), self._vector(text), self._catch_up(principal.tenant_id)
-        )
-        conditions = Conditions(
+    def _conditions(self, request: RecallRequest, outside: int | None) -> Conditions:
+        return Conditions(
             now=self._clock.now().timestamp(),
             as_of=None if request.as_of is None else request.as_of.timestamp(),
             kinds=request.kinds,
             filter=request.filter,
             outside=outside,
         )
-        wanted = min(request.top_k * _SPARE, 400)
-        return Question(text, vector, scope, conditions, wanted, asked), reason
 
     async def _scope(self, principal: Principal, request: RecallRequest) -> Scope:
         async with self._storage.read() as tx:
             return await access.scope(tx, principal, request.session_ids)
 
-    async def _vector(self, text: str) -> tuple[Floats | None, str | None]:
+    async def _embedded(self, text: str) -> tuple[Floats | None, str | None]:
+        """The vector, or why there is none."""
         try:
             return (await self._embedder.embed([text]))[0], None
         except Retryable as error:  # words alone still find something; the caller is told
             return None, error.detail
-
-    async def _catch_up(self, tenant_id: str) -> None:
-        """While the question is embedded; what goes wrong here is told when the tier is asked."""
-        with contextlib.suppress(Retryable):
-            await self._tiers[TierName.LONGTERM].absorb(tenant_id)
 
     async def _ranked(self, question: Question, request: RecallRequest) -> _Ranked:
         found, degraded = await self._ask(question, request.tiers)

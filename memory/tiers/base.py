@@ -6,7 +6,7 @@ A piece of text may be in several tiers at once; leaving one only drops a cache.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -38,13 +38,15 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`vector`: float32 [d], unit length; None when the embedder can't answer (words alone then decide).
+    """What is asked, and of what.
 
+    `vector` waits until the question is embedded, which takes longer than all else: a tier first does what needs no
+    vector. Float32 [d], unit length; None when the embedder can't answer (words alone then decide).
     `asked`: monotonic seconds when it came: what was acknowledged by then must be found.
     """
 
     text: str
-    vector: Floats | None
+    vector: Callable[[], Awaitable[Floats | None]]
     scope: Scope
     conditions: Conditions
     wanted: int

@@ -64,7 +64,7 @@ class HotTier:
             owners = await tx.sessions.by_keys({event.session_key for event in once.values()})
         ids = {key: session.session_id for key, session in (owners | sessions).items()}
         events = matching(list(once.values()), scope, question.conditions, ids)
-        return self._compared(question, events, vectors)
+        return self._compared(question, await question.vector(), events, vectors)
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """Tells the KV store to drop what has left the window; the number of blocks that went."""
@@ -126,7 +126,9 @@ class HotTier:
                 vectors.setdefault(found.item, []).append(found.vector)
         return vectors
 
-    def _compared(self, question: Question, events: list[Event], vectors: dict[ItemId, list[bytes]]) -> Candidates:
+    def _compared(
+        self, question: Question, query: Floats | None, events: list[Event], vectors: dict[ItemId, list[bytes]]
+    ) -> Candidates:
         index = self._words()
         index.put(
             [LexicalDocument(e.item, e.session_key, e.audience, indexed_text(e.agent_id, e.content)) for e in events]
@@ -138,7 +140,7 @@ class HotTier:
         lexical = np.zeros(len(events), np.float32)
         coverage = np.zeros((len(events), len(terms)), np.bool_)
         lexical[found], coverage[found] = hits.scores, hits.matches
-        dense = np.array([_best(question.vector, vectors.get(event.item)) for event in events], np.float32)
+        dense = np.array([_best(query, vectors.get(event.item)) for event in events], np.float32)
         return candidates(question.text, events, dense, Words(terms, hits.term_weights, lexical, coverage))
 
 

@@ -42,6 +42,18 @@ class Batch:
     gone: list[ItemId] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of an answer before the question's vector. `version`: of the index that was looked at."""
+
+    question: Question
+    leaves: Leaves
+    version: int
+    view: View
+    terms: tuple[str, ...]
+    hits: LexicalHits
+
+
 class TenantIndex:
     def __init__(
         self, catalogue: Catalogue, vectors: VectorIndex, lexical: LexicalIndex, settings: LongTermSettings
@@ -56,10 +68,11 @@ class TenantIndex:
         self.pending = self._without_vectors()
         """Items that have no vector yet."""
         self._views: dict[frozenset[str], View] = {}
+        self._version = 0
 
     def apply(self, batch: Batch) -> None:
         """Mutates. Applying a batch twice leaves the same index."""
-        self._views = {}
+        self._changes()
         for item in batch.gone:
             self._disown(self.catalogue.row(item))
             self.catalogue.remove(item)
@@ -98,14 +111,28 @@ class TenantIndex:
         rows = rows[self.catalogue.column("vectors")[rows] == 0]
         return [int(item) for item in self.catalogue.column("item")[rows]]
 
-    def search(self, question: Question, leaves: Leaves) -> Candidates:
+    def prepare(self, question: Question, leaves: Leaves) -> Prepared:
+        """The part of a search that needs no vector: what may be chosen from, and its best by words."""
         view = self._view(question, leaves)
         terms = tuple(dict.fromkeys(self.lexical.analyze(question.text)))[:_MOST_TERMS]
-        everything = len(view.rows) <= self._settings.scan_limit
-        limit = len(view.rows) if everything else self._settings.candidates
+        limit = len(view.rows) if self._everything(view) else self._settings.candidates
         hits = self.lexical.search(terms, limit, self._lexical_scope(question, view.rows))
-        chosen = view.rows if everything else self._best(question, view, hits)
-        return self._candidates(question, view, chosen, terms, hits)
+        return Prepared(question, leaves, self._version, view, terms, hits)
+
+    def search(self, prepared: Prepared, query: Floats | None) -> Candidates:
+        """`query`: the question's vector. What was prepared is prepared again when the index has changed since."""
+        if prepared.version != self._version:
+            prepared = self.prepare(prepared.question, prepared.leaves)
+        view = prepared.view
+        chosen = view.rows if self._everything(view) else self._best(prepared, query)
+        return self._candidates(prepared, query, chosen)
+
+    def _everything(self, view: View) -> bool:
+        return len(view.rows) <= self._settings.scan_limit
+
+    def _changes(self) -> None:
+        self._views = {}
+        self._version += 1
 
     def _view(self, question: Question, leaves: Leaves) -> View:
         conditions, scope = question.conditions, question.scope
@@ -124,7 +151,7 @@ class TenantIndex:
 
     def compact(self) -> None:
         """Mutates: removed items and replaced vectors leave memory, and with the next save the disk."""
-        self._views = {}
+        self._changes()
         arrays = self.catalogue.dump()
         has = np.flatnonzero(arrays["vectors"])
         counts = arrays["vectors"][has].astype(np.int64)
@@ -219,37 +246,35 @@ class TenantIndex:
 
         return LexicalScope(scope.logs, scope.audiences, accept)
 
-    def _best(self, question: Question, view: View, hits: LexicalHits) -> Rows:
+    def _best(self, prepared: Prepared, query: Floats | None) -> Rows:
         """The best by vector, the best by words, the events beside them; the newest fill up to what is wanted."""
-        allowed, rows = view.allowed, view.rows
-        by_words = self.catalogue.rows(hits.items.tolist())
+        allowed, rows, wanted = prepared.view.allowed, prepared.view.rows, prepared.question.wanted
+        by_words = self.catalogue.rows(prepared.hits.items.tolist())
         by_words = by_words[allowed[by_words]]
-        best = np.union1d(by_words, self._nearest(question, allowed))
+        best = np.union1d(by_words, self._nearest(query, wanted, allowed))
         beside = self.catalogue.neighbours(best).ravel()
         chosen = np.union1d(best, beside[allowed[beside]])
-        if len(chosen) < question.wanted:
-            chosen = np.union1d(chosen, rows[-(question.wanted * 2) :])
+        if len(chosen) < wanted:
+            chosen = np.union1d(chosen, rows[-(wanted * 2) :])
         return chosen
 
-    def _nearest(self, question: Question, allowed: Mask) -> Rows:
+    def _nearest(self, query: Floats | None, wanted: int, allowed: Mask) -> Rows:
         """Distinct items with the nearest vectors; `allowed` has a last place, False, for rows of no item."""
-        if question.vector is None or not len(self.vectors):
+        if query is None or not len(self.vectors):
             return np.empty(0, np.int64)
         total = len(self.vectors)
         mask = allowed[self._owners[:total]]
-        limit, wanted = self._settings.candidates, max(self._settings.candidates // 2, question.wanted)
+        limit, wanted = self._settings.candidates, max(self._settings.candidates // 2, wanted)
         while True:
-            found = self.vectors.search(question.vector, limit, mask)
+            found = self.vectors.search(query, limit, mask)
             owners = np.unique(self._owners[found.rows])
             if len(owners) >= wanted or len(found.rows) < limit or limit >= total:
                 return owners
             limit = widened(limit, total)
 
-    def _candidates(
-        self, question: Question, view: View, chosen: Rows, terms: tuple[str, ...], hits: LexicalHits
-    ) -> Candidates:
-        facts = self.catalogue
-        dense = self._dense(question.vector, chosen)
+    def _candidates(self, prepared: Prepared, query: Floats | None, chosen: Rows) -> Candidates:
+        facts, terms, hits = self.catalogue, prepared.terms, prepared.hits
+        dense = self._dense(query, chosen)
         lexical = np.zeros(len(chosen), np.float32)
         coverage = np.zeros((len(chosen), len(terms)), np.bool_)
         places = _places(chosen, facts.rows(hits.items.tolist()))
@@ -272,7 +297,7 @@ class TenantIndex:
             terms=terms,
             term_weights=hits.term_weights,
             named_terms=named_terms,
-            population=self._population(question.vector, view, chosen, dense),
+            population=self._population(query, prepared.view, chosen, dense),
         )
 
     def _named(self, agents: NDArray[np.int32], terms: tuple[str, ...]) -> tuple[Mask, Mask]:

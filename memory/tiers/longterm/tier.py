@@ -122,10 +122,14 @@ class LongTermTier:
     async def recall(self, question: Question) -> Candidates:
         async with self._using(question.scope.tenant_id) as tenant:
             await tenant.catch_up(question.asked)
-            await self._embed_newest(tenant, question)
             leaves = await self._leaves(tenant, question)
             async with tenant.lock.reading():
-                return await in_thread(lambda: tenant.index.search(question, leaves))
+                prepared = await in_thread(lambda: tenant.index.prepare(question, leaves))
+            query = await question.vector()
+            if query is not None:
+                await self._embed_newest(tenant, question)
+            async with tenant.lock.reading():
+                return await in_thread(lambda: tenant.index.search(prepared, query))
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """Closes the tenants that were idle longest, beyond the number that may stay in memory."""
@@ -216,7 +220,7 @@ class LongTermTier:
             return
         async with tenant.lock.reading():
             items = await in_thread(lambda: tenant.index.without_vectors(question, self._settings.embed_on_recall))
-        if items and question.vector is not None:
+        if items:
             edits = tenant.index.edits
             await tenant.add_vectors(await self._embed_items(tenant.tenant_id, items), edits)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.domain.ids import item_key
+from memory.domain.principals import Scope
 from memory.domain.recall import TierName
 from memory.domain.segments import Cluster, TierSegment
 from memory.domain.sessions import Session
@@ -100,6 +101,7 @@ class SemanticTier:
     async def recall(self, question: Question) -> Candidates:
         """Probes the nearest centroids of each session in scope, then compares their members."""
         scope = question.scope
+        vector = await question.vector()
         async with self._storage.read() as tx:
             keys = scope.session_keys
             if keys is None:
@@ -109,7 +111,7 @@ class SemanticTier:
             sessions = await tx.sessions.by_keys(keys)
             best: dict[int, float] = {}
             for session in sessions.values():
-                best |= self._probe(await self._held(tx, session), question)
+                best |= self._probe(await self._held(tx, session), scope, vector)
             wanted = sorted(best, key=lambda item: best[item], reverse=True)[: max(4 * question.wanted, 200)]
             events = await tx.events.by_keys([item_key(item) for item in wanted])
             owners = await tx.sessions.by_keys({event.session_key for event in events})
@@ -258,12 +260,12 @@ class SemanticTier:
             of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
         )
 
-    def _probe(self, held: _Held, question: Question) -> dict[int, float]:
+    def _probe(self, held: _Held, scope: Scope, vector: Floats | None) -> dict[int, float]:
         """The cosine of each member of the nearest visible centroids, by item."""
-        if question.vector is None or not len(held.centroids):
+        if vector is None or not len(held.centroids):
             return {}
-        query = policy.project(question.vector[None, :], self._onto())[0]
-        visible = np.array([audience in question.scope.audiences for audience in held.audiences], np.bool_)
+        query = policy.project(vector[None, :], self._onto())[0]
+        visible = np.array([audience in scope.audiences for audience in held.audiences], np.bool_)
         near = np.where(visible, held.centroids @ query, -np.inf)
         probed = [at for at in np.argsort(-near)[: self._settings.probes] if visible[at]]
         chosen = np.flatnonzero(np.isin(held.of_cluster, probed))

@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -7,6 +8,7 @@ from memory.domain.errors import EmbedderUnavailable, NotFound, TierUnavailable
 from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.principals import Principal
 from memory.domain.recall import AllOf, FieldTest, FilterOp, Not, RecallRequest, TierName
+from memory.tiers.longterm.tenant_index import TenantIndex
 from tests.unit.memory.services.conftest import ME, say, work
 
 TEA = NewMemory("likes tea", MemoryKind.PREFERENCE, MemoryVisibility.TENANT)
@@ -105,6 +107,41 @@ async def test_words_are_found_without_an_embedder_and_the_answer_says_so(contai
     recalled = await container.recall.recall(ME, RecallRequest("stolen bicycle"))
     assert recalled.results[0].text == "my bicycle was stolen"
     assert [d.tier for d in recalled.degraded] == ["embedder"]
+
+
+async def test_what_changes_in_the_index_while_the_question_is_embedded_counts(container, models, monkeypatch):
+    await say(container, "s", "my bicycle was stolen", "let us have tea")
+    await say(container, "gone", "a stolen bicycle came back")
+    await work(container)
+    embed = models.embedder.embed
+
+    async def slow(batch):
+        monkeypatch.setattr(models.embedder, "embed", embed)
+        await asyncio.sleep(0.05)  # the words have been looked up by now
+        await say(container, "s", "the stolen bicycle is red")
+        await container.forgetting.purge_session(ME, "gone")
+        await container.longterm.absorb("default")
+        return await embed(batch)
+
+    monkeypatch.setattr(models.embedder, "embed", slow)
+    found = await texts(container, "stolen bicycle")
+    assert sorted(found) == ["let us have tea", "my bicycle was stolen", "the stolen bicycle is red"]
+
+
+async def test_the_words_are_looked_up_while_the_question_is_embedded(container, models, monkeypatch):
+    await say(container, "s", "my bicycle was stolen")
+    embed, order = models.embedder.embed, []
+
+    async def slow(batch):
+        await asyncio.sleep(0.2)
+        order.append("embedded")
+        return await embed(batch)
+
+    prepare = TenantIndex.prepare
+    monkeypatch.setattr(models.embedder, "embed", slow)
+    monkeypatch.setattr(TenantIndex, "prepare", lambda *given: (order.append("prepared"), prepare(*given))[1])
+    assert await texts(container, "stolen bicycle")
+    assert order[:2] == ["prepared", "embedded"]
 
 
 async def test_an_absent_session_is_an_error(container):
