@@ -31,6 +31,7 @@ class RuntimeMetrics(Collector):
             "kv_reused_tokens", "Tokens of prompts that were not computed again.", "tier", stats.reused_tokens
         )
         yield _counter("kv_evicted_blocks", "Blocks that left a tier.", "reason", stats.evicted)
+        yield _counter("kv_streamed_bytes", "Read for a step from where they lie.", "tier", stats.streamed_bytes)
         yield _counter("kv_gate", "Blocks that were loaded, or quicker computed again.", "decision", stats.gate)
         totals = {
             "computed_tokens": (stats.computed_tokens, "Tokens of prompts that were computed."),

@@ -105,6 +105,8 @@ class RuntimeStats:
     bytes: dict[str, int]
     evicted: dict[str, int]
     """By reason."""
+    streamed_bytes: dict[str, int]
+    """Read from a tier for a forward pass, because the device had no room."""
     lost: int
     """Known, and damaged, late or gone when it was to be read."""
     quarantined: int

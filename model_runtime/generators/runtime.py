@@ -14,7 +14,7 @@ from model_runtime.generators.chat import ChatTokenizer
 from model_runtime.generators.checkpoint import Checkpoint, load
 from model_runtime.generators.engine import Engine
 from model_runtime.kv.arena import Arena
-from model_runtime.kv.cache import KVCache
+from model_runtime.kv.cache import FILE_EXTRA, KVCache
 from model_runtime.kv.codecs import Codec, codec
 from model_runtime.kv.disk import DiskTier
 from model_runtime.kv.gate import Gate
@@ -51,6 +51,7 @@ class Runtime:
         self.chat = ChatTokenizer(checkpoint.tokenizer)
         self.gate = Gate()
         self._codecs: Callable[[str], Codec] = lru_cache(maxsize=None)(lambda name: codec(name, shape))
+        self._stored_bytes: Callable[[str], int] = lru_cache(maxsize=None)(self._bytes_as)
         self.staging = Staging(shape, staging_blocks(shape, options.device_bytes, GROUP), checkpoint.device)
         slots = (options.device_bytes - self.staging.nbytes) // shape.block_bytes
         self.arena = Arena(shape, max(2, slots), checkpoint.device)
@@ -66,6 +67,20 @@ class Runtime:
     def block(self) -> int:
         """Tokens of a block."""
         return BLOCK
+
+    def capacity(self, codec: str) -> int:
+        """Tokens of one session that all tiers together hold, when nothing else is kept."""
+        stored = self._stored_bytes(codec)
+        below = self.host.quota_bytes // stored
+        if self.disk is not None:
+            below += self.disk.quota_bytes // (stored + FILE_EXTRA)
+        # What was quantised has its only full copy below; one slot is always the private block's.
+        return BLOCK * (below + (self.arena.slots - 1 if codec == "exact" else 0))
+
+    def _bytes_as(self, codec: str) -> int:
+        if codec == "exact":
+            return self.checkpoint.shape.block_bytes
+        return sum(map(len, self._codecs(codec).encode(self.checkpoint.shape.empty_block().zero_())))
 
     def namespace(self, salt: str, policy: str) -> bytes:
         """Everything but the tokens that decides what KV is computed, and who may share it."""

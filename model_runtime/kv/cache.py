@@ -25,7 +25,7 @@ from model_runtime.kv.stored import StoredBlock
 if TYPE_CHECKING:
     import torch
 
-_FILE_EXTRA = 65_536
+FILE_EXTRA = 65_536
 """Bytes of a file beyond the block's: header, token ids."""
 _LEFT_FREE = 1
 """Slots that reading leaves to what is computed next."""
@@ -394,7 +394,7 @@ class KVCache:
     def _put_on_disk(self, stored: StoredBlock) -> bool:
         if self._disk is None:
             return False
-        need = self._disk.lacks(stored.nbytes + _FILE_EXTRA)
+        need = self._disk.lacks(stored.nbytes + FILE_EXTRA)
         if need:
             now = self._clock()
             there = [node for node in self._nodes.values() if self._disk.has(node.block_id)]

@@ -49,7 +49,7 @@ class DiskTier:
     def __init__(self, folder: Path, *, quota_bytes: int, deadline: float = 2.0) -> None:
         make_private(folder)
         self._folder = folder
-        self._quota = quota_bytes
+        self.quota_bytes = quota_bytes
         self._deadline = deadline
         self._sizes: dict[bytes, int] = dict(_survey(folder))
         self._total = sum(self._sizes.values())
@@ -71,7 +71,7 @@ class DiskTier:
         with self._changing:
             if block.block_id in self._sizes:
                 return True
-            if self._total + len(content) > self._quota or not self._written(block.block_id, content):
+            if self._total + len(content) > self.quota_bytes or not self._written(block.block_id, content):
                 self._failed_writes += 1
                 return False
             self._sizes[block.block_id] = len(content)
@@ -103,7 +103,7 @@ class DiskTier:
 
     def lacks(self, nbytes: int) -> int:
         """Bytes that must go before so many more fit."""
-        return max(0, self._total + nbytes - self._quota)
+        return max(0, self._total + nbytes - self.quota_bytes)
 
     def empty_quarantine(self) -> None:
         """Damaged or not, the files hold token ids."""

@@ -129,11 +129,12 @@ def test_metrics_tell_what_the_runtime_counts(container, client):
     from memory.domain.generation import RuntimeStats
 
     tiers = {"device": 1, "host": 2, "disk": 3}
-    stats = RuntimeStats(tiers, 4, 5, tiers, tiers, {"least_value": 6}, 7, 8, {"load": 9}, {"running": 10})
+    stats = RuntimeStats(tiers, 4, 5, tiers, tiers, {"least_value": 6}, tiers, 7, 8, {"load": 9}, {"running": 10})
     assert "stratamem_kv" not in client.get("/metrics").text
     container.generation.stats = lambda: stats
     lines = client.get("/metrics").text.splitlines()
     assert 'stratamem_kv_reused_tokens_total{tier="disk"} 3.0' in lines
     assert 'stratamem_kv_evicted_blocks_total{reason="least_value"} 6.0' in lines
+    assert 'stratamem_kv_streamed_bytes_total{tier="host"} 2.0' in lines
     assert "stratamem_kv_quarantined_blocks_total 8.0" in lines
     assert 'stratamem_answers{state="running"} 10.0' in lines

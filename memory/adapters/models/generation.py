@@ -70,7 +70,8 @@ class InProcessGenerator(Generator):
 
     @property
     def max_tokens(self) -> int:
-        return self._runtime.checkpoint.max_tokens
+        """What the model reads and all tiers together hold."""
+        return min(self._runtime.checkpoint.max_tokens, self._runtime.capacity("exact"))
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         from model_runtime.generators.job import Done, Failed, Job, Text
@@ -79,14 +80,10 @@ class InProcessGenerator(Generator):
         if prompt.fidelity not in _CODECS:
             raise UnsupportedParameter(f"fidelity {prompt.fidelity} is not served yet", param="memory.fidelity")
         ids = await asyncio.to_thread(self._ids, prompt.messages)
-        if len(ids) >= min(self.max_tokens, self._runtime.arena.slots * self._runtime.block):
-            raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens; the model reads {self.max_tokens}, and"
-                f" STRATAMEM_GENERATION__DEVICE_MIB has room for {self._runtime.arena.slots * self._runtime.block}"
-            )
+        codec = _CODECS[prompt.fidelity]
+        self._check_length(len(ids), codec)
         if self._runtime.engine.waiting >= _MOST_WAITING:
             raise GeneratorUnavailable("too many answers are waiting: try again later")
-        codec = _CODECS[prompt.fidelity]
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -136,6 +133,16 @@ class InProcessGenerator(Generator):
 
     def close(self) -> None:
         self._runtime.close()
+
+    def _check_length(self, tokens: int, codec: str) -> None:
+        reads, holds = self._runtime.checkpoint.max_tokens, self._runtime.capacity(codec)
+        if tokens >= reads:
+            raise PromptTooLong(f"the prompt has {tokens} tokens; the model reads {reads}")
+        if tokens >= holds:
+            raise PromptTooLong(
+                f"the prompt has {tokens} tokens; all tiers together hold the KV of {holds}:"
+                " STRATAMEM_GENERATION__DEVICE_MIB, …__HOST_MIB and …__DISK_MIB say how much"
+            )
 
     def _submit(self, job: "object") -> None:
         if not self._runtime.engine.running:
