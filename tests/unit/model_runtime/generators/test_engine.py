@@ -4,6 +4,7 @@ import queue
 import random
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from model_runtime.generators.checkpoint import load
 from model_runtime.generators.job import Done, Failed, Job, Text
 from model_runtime.generators.runtime import Runtime, RuntimeOptions
 from model_runtime.generators.sampling import SamplingOptions
+from model_runtime.kv import stored
 from model_runtime.kv.shape import BLOCK
 
 GREEDY = SamplingOptions(temperature=0, max_tokens=12)
@@ -140,6 +142,33 @@ def test_damaged_files_are_computed_anew_and_never_believed(started, damage):
             case "delete":
                 file.unlink()
     again, done = ask(started(), tokens)
+    assert again == cold
+    assert sum(done.cached.values()) == 0
+
+
+@pytest.mark.parametrize("asked", ["exact", "int8"])
+@pytest.mark.parametrize("change", ["codec and layers", "codec", "layers", "number of layers"])
+def test_a_whole_file_of_another_codec_or_shape_is_computed_anew(started, asked, change):
+    """Sealed like any other: what the namespace promises is compared, not what the file says."""
+    first, tokens = started(), prompt(3 * BLOCK + 50)
+    cold, _ = ask(first, tokens, codec=asked)
+    settle(first)
+    other = {"exact": "int8", "int8": "exact"}[asked]
+    encoded = first._codecs(other).encode(first.arena.block(0) * 2)
+    first.close()
+    for file in first.disk._folder.glob("??/??/*.safetensors"):
+        with stored.opened(file) as (read, size):
+            header = stored.read_container(read, size).header
+            tokens_of = tokens[header.index * BLOCK : (header.index + 1) * BLOCK]
+            block = stored.read_block(read, size, header.block_id, tokens_of, None)
+        changed = {
+            "codec and layers": replace(block, codec=other, layers=tuple(encoded)),
+            "codec": replace(block, codec=other),
+            "layers": replace(block, layers=tuple(encoded)),
+            "number of layers": replace(block, layers=block.layers[:1]),
+        }
+        file.write_bytes(stored.to_file(changed[change]))
+    again, done = ask(started(), tokens, codec=asked)
     assert again == cold
     assert sum(done.cached.values()) == 0
 
@@ -321,6 +350,16 @@ def test_who_goes_away_is_not_written_for(started):
     assert in_engine(runtime, lambda: [node.refs for node in runtime.cache._nodes.values()]) == [0] * len(
         runtime.cache._nodes
     )
+
+
+def test_who_goes_away_before_his_turn_is_told_the_end_all_the_same(started):
+    runtime = started()
+    in_engine(runtime, lambda: None)
+    runtime.engine.call(lambda: time.sleep(0.1))
+    asked = Asked(runtime, prompt(600))
+    asked.job.cancelled.set()
+    text, done = asked.answer()
+    assert (text, done.reason, done.completion_tokens) == ("", "cancelled", 0)
 
 
 def test_a_prompt_that_does_not_fit_fails_alone(started):
