@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.fault_world import CODECS, Answer, Room, Waited, World
 from model_runtime.generators.runtime import Runtime
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # folders with random names are made there
+SHARED_MEMORY = Path("/dev/shm")  # folders with random names are made there
 
 
 @dataclass(slots=True)
@@ -84,9 +84,10 @@ class Case:
 
 
 @contextmanager
-def new_case(world: World, kind: str, number: int, seed: int) -> Iterator[Case]:
-    with tempfile.TemporaryDirectory(prefix="stratamem-fault-", dir=memory_folder()) as name:
-        yield Case(kind, number, world, Path(name), random.Random(f"{seed} {number}"))
+def new_case(world: World, kind: str, number: int, seed: int, *, folder: Path | None) -> Iterator[Case]:
+    """`folder`: below which it gets one of its own; None: where temporary files are."""
+    with tempfile.TemporaryDirectory(prefix="stratamem-fault-", dir=folder) as name:
+        yield Case(kind, number, world, Path(name), random.Random(f"{seed} {kind} {number}"))
 
 
 def memory_folder() -> Path | None:

@@ -69,9 +69,12 @@ class Room:
 
 
 class World:
-    """`prompts` share prefixes of one to three blocks; `cold` holds the right answer of each, by its number and codec."""
+    """`prompts` share prefixes of up to three blocks; `cold` has the right answers, by number of prompt and codec."""
 
     def __init__(self, folder: Path, seed: int, chains: int = CHAINS) -> None:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
         self.folder = folder
         self.checkpoint = load(str(_write_model(folder / "model", seed)), cache_dir=folder)
         self.other = load(str(_write_model(folder / "other-model", seed + 1)), cache_dir=folder)
@@ -173,9 +176,7 @@ class World:
 class Asked:
     """A prompt on its way; `answer()` waits for it."""
 
-    def __init__(
-        self, runtime: Runtime, tokens: Sequence[int], codec: str, namespace: bytes | None = None
-    ) -> None:
+    def __init__(self, runtime: Runtime, tokens: Sequence[int], codec: str, namespace: bytes | None = None) -> None:
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         name = namespace or runtime.namespace(SALT, codec)
         self.job = Job(tuple(tokens), GREEDY, name, codec, self._events.put)

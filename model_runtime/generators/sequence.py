@@ -23,6 +23,7 @@ class Answer:
     def __init__(self, job: Job, checkpoint: "Checkpoint", cache: KVCache, kv: SequenceKV, codec: Codec) -> None:
         self.job = job
         self.kv = kv
+        self.codec = codec
         self.tokens = list(job.prompt)
         self.nodes: list[Node] = []
         self.cached = {"device": 0, "host": 0, "disk": 0}
@@ -30,7 +31,6 @@ class Answer:
         self.prefill_seconds = 0.0
         self._checkpoint = checkpoint
         self._cache = cache
-        self._codec = codec
         self._sampler = Sampler(job.options)
         self._detokenizer = Detokenizer(checkpoint.tokenizer)
         self._stops = StopStrings(job.options.stop)
@@ -75,7 +75,7 @@ class Answer:
             self.nodes[-1] if self.nodes else None,
             self.tokens[start : self.kv.length],
             self.kv.slots[-1],
-            codec=self._codec,
+            codec=self.codec,
             seconds=time.perf_counter() - self._began_block,
         )
         assert node.slot is not None

@@ -12,7 +12,7 @@ from model_runtime.generators.checkpoint import load
 from model_runtime.generators.job import Done, Failed, Job, Text
 from model_runtime.generators.runtime import Runtime, RuntimeOptions
 from model_runtime.generators.sampling import SamplingOptions
-from model_runtime.kv import stored
+from model_runtime.kv import cache, identity, stored
 from model_runtime.kv.shape import BLOCK
 
 GREEDY = SamplingOptions(temperature=0, max_tokens=12)
@@ -173,6 +173,21 @@ def test_a_whole_file_of_another_codec_or_shape_is_computed_anew(started, asked,
     assert sum(done.cached.values()) == 0
 
 
+def test_blocks_of_the_same_name_are_told_apart_by_their_tokens(started, monkeypatch):
+    name = b"\1" * identity.ID_BYTES
+    prompts = [prompt(2 * BLOCK + 30, seed) for seed in range(3)]
+    cold = [ask(started(disk=0), tokens)[0] for tokens in prompts]
+    for module in (identity, cache):
+        monkeypatch.setattr(module, "block_id", lambda namespace, parent, token_ids: name)
+    runtime = started(device=12)
+    for _ in range(4):
+        assert [ask(runtime, tokens)[0] for tokens in prompts] == cold
+    settle(runtime)
+    assert [ask(started(), tokens)[0] for tokens in prompts] == cold
+    tails = len(prompts)
+    assert in_engine(runtime, lambda: runtime.arena.free) >= 12 - tails - 1
+
+
 def test_a_small_device_makes_room_and_forgets_no_answer(started):
     roomy, small = started(disk=0), started(device=6, host=5, disk=9)
     prompts = [prompt(3 * BLOCK + 20, seed) for seed in range(5)]
@@ -300,7 +315,7 @@ def test_a_disk_that_is_full_gives_up_what_is_worth_least(started):
         ask(runtime, prompt(2 * BLOCK + 5, seed))
         settle(runtime)
     assert runtime.disk.stats().bytes <= 4 * MIB
-    newest = runtime.cache.match(runtime.namespace("salt", "exact"), prompt(2 * BLOCK, 5))
+    newest = runtime.cache.match(runtime.namespace("salt", "exact"), prompt(2 * BLOCK, 5), runtime._codecs("exact"))
     assert any(node.block_id in runtime.disk.ids() for node in newest)
     assert runtime.disk.stats().failed_writes == 0
 
