@@ -18,7 +18,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from model_runtime.generators.checkpoint import Checkpoint, logits
-from model_runtime.generators.job import Failed, Job
+from model_runtime.generators.job import Done, Failed, Job
 from model_runtime.generators.sequence import Answer
 from model_runtime.kv.arena import Arena, ArenaFull
 from model_runtime.kv.cache import KVCache
@@ -198,6 +198,7 @@ class Engine:
 
     def _admit(self, job: Job) -> None:
         if job.cancelled.is_set():
+            job.emit(Done("cancelled", len(job.prompt), 0, dict.fromkeys(("device", "host", "disk"), 0), 0.0, 0.0))
             return
         if job.prepared <= self._forgotten.get(job.namespace, -math.inf):
             job.emit(Failed(_PURGED))
@@ -211,7 +212,8 @@ class Engine:
 
     def _look_up(self, answer: Answer) -> None:
         """Reads what is known from where the answer stands. The last token is always computed: it asks for the next."""
-        known = self.cache.match(answer.job.namespace, answer.tokens[: len(answer.tokens) - 1], answer.last)
+        tokens = answer.tokens[: len(answer.tokens) - 1]
+        known = self.cache.match(answer.job.namespace, tokens, answer.codec, answer.last)
         trusted = list(takewhile(lambda node: node.slot is not None or not answer.losses[node.block_id], known))
         if trusted:
             answer.adopt(self.cache.lease(trusted))

@@ -24,6 +24,7 @@ class Answer:
     def __init__(self, job: Job, checkpoint: "Checkpoint", cache: KVCache, kv: SequenceKV, codec: Codec) -> None:
         self.job = job
         self.kv = kv
+        self.codec = codec
         self.tokens = list(job.prompt)
         self.losses: Counter[bytes] = Counter()
         """Its blocks that could not be read when they were needed."""
@@ -34,7 +35,6 @@ class Answer:
         self._copied = 0
         self._checkpoint = checkpoint
         self._cache = cache
-        self._codec = codec
         self._sampler = Sampler(job.options)
         self._detokenizer = Detokenizer(checkpoint.tokenizer)
         self._stops = StopStrings(job.options.stop)
@@ -115,7 +115,7 @@ class Answer:
             self.last,
             self.tokens[start : self.kv.length],
             own,
-            codec=self._codec,
+            codec=self.codec,
             seconds=time.perf_counter() - self._began_block,
         )
         self.kv.blocks.append(node)

@@ -96,8 +96,11 @@ class KVCache:
         self._unwritten: deque[bytes] = deque()
         self._adopt_disk()
 
-    def match(self, namespace: bytes, token_ids: Sequence[int], after: Node | None = None) -> list[Node]:
-        """The known blocks of the longest prefix, first to last; `after`: of what follows that block."""
+    def match(self, namespace: bytes, token_ids: Sequence[int], codec: Codec, after: Node | None = None) -> list[Node]:
+        """The known blocks of the longest prefix, first to last; `after`: of what follows that block.
+
+        `codec`: that of the namespace's policy.
+        """
         found: list[Node] = []
         parent, begin = (None, 0) if after is None else (after.block_id, (after.index + 1) * BLOCK)
         for start in range(begin, len(token_ids) - BLOCK + 1, BLOCK):
@@ -105,6 +108,9 @@ class KVCache:
             parent = block_id(namespace, parent, tokens)
             node = self._nodes.get(parent)
             if node is None or not self._is(node, namespace, tokens):
+                break
+            if node.codec is not codec:  # a file may say what it likes
+                self._lose(node)
                 break
             found.append(node)
         return found
@@ -224,7 +230,7 @@ class KVCache:
         tokens = tuple(token_ids)
         name = block_id(namespace, None if parent is None else parent.block_id, tokens)
         known = self._nodes.get(name)
-        if known is not None and self._is(known, namespace, tokens):
+        if known is not None and self._is(known, namespace, tokens) and known.codec is codec:
             if known.slot is None:
                 known.slot = slot
                 self._quantise_once(known)
@@ -236,8 +242,9 @@ class KVCache:
         node = Node(name, None if parent is None else parent.block_id, index, namespace, tokens, codec, seconds, slot)
         node.refs, node.last_use = 1, self._clock()
         self._quantise_once(node)
-        self._nodes[name] = node
-        self._unwritten.append(name)
+        if known is None:  # else another block has its name, and keeps it: this one goes when it is released
+            self._nodes[name] = node
+            self._unwritten.append(name)
         return node
 
     def _quantise_once(self, node: Node) -> None:
@@ -348,14 +355,14 @@ class KVCache:
         if stored is None or stored.codec != node.codec.name:
             self._lose(node)
             return False
-        self._decode(node, stored, slot)
+        try:
+            self._decode(node, stored, slot)
+        except ValueError:  # whole, but not of this codec or model
+            self._lose(node)
+            return False
         node.slot = slot
         self._gate.measured_load(source, stored.nbytes, time.perf_counter() - begun)
         return True
-
-    def _lose(self, node: Node) -> None:
-        self.counts.lost += 1
-        self.drop(node, "lost")
 
     def _read(self, node: Node, source: str) -> StoredBlock | None:
         assert node.token_ids is not None
@@ -461,6 +468,11 @@ class KVCache:
     def _block_seconds(self) -> float:
         rate = self._gate.tokens_per_second()
         return 1.0 if rate is None else BLOCK / rate
+
+    def _lose(self, node: Node) -> None:
+        """It was known, and can't be used."""
+        self.counts.lost += 1
+        self.drop(node, "lost")
 
     def _count_eviction(self, reason: str) -> None:
         self.counts.evicted[reason] = self.counts.evicted.get(reason, 0) + 1

@@ -4,11 +4,13 @@ import queue
 import random
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from model_runtime.generators.job import Done, Failed, Job
 from model_runtime.generators.sampling import SamplingOptions
+from model_runtime.kv import cache, identity, stored
 from model_runtime.kv.shape import BLOCK
 from tests.unit.model_runtime.generators.asking import GREEDY, MIB, Asked, ask, in_engine, prompt, settle
 
@@ -72,6 +74,48 @@ def test_damaged_files_are_computed_anew_and_never_believed(started, damage):
     again, done = ask(started(), tokens)
     assert again == cold
     assert sum(done.cached.values()) == 0
+
+
+@pytest.mark.parametrize("asked", ["exact", "int8"])
+@pytest.mark.parametrize("change", ["codec and layers", "codec", "layers", "number of layers"])
+def test_a_whole_file_of_another_codec_or_shape_is_computed_anew(started, asked, change):
+    """Sealed like any other: what the namespace promises is compared, not what the file says."""
+    first, tokens = started(), prompt(3 * BLOCK + 50)
+    cold, _ = ask(first, tokens, codec=asked)
+    settle(first)
+    other = {"exact": "int8", "int8": "exact"}[asked]
+    encoded = first._codecs(other).encode(first.arena.block(0) * 2)
+    first.close()
+    for file in first.disk._folder.glob("??/??/*.safetensors"):
+        with stored.opened(file) as (read, size):
+            header = stored.read_container(read, size).header
+            tokens_of = tokens[header.index * BLOCK : (header.index + 1) * BLOCK]
+            block = stored.read_block(read, size, header.block_id, tokens_of, None)
+        changed = {
+            "codec and layers": replace(block, codec=other, layers=tuple(encoded)),
+            "codec": replace(block, codec=other),
+            "layers": replace(block, layers=tuple(encoded)),
+            "number of layers": replace(block, layers=block.layers[:1]),
+        }
+        file.write_bytes(stored.to_file(changed[change]))
+    again, done = ask(started(), tokens, codec=asked)
+    assert again == cold
+    assert sum(done.cached.values()) == 0
+
+
+def test_blocks_of_the_same_name_are_told_apart_by_their_tokens(started, monkeypatch):
+    name = b"\1" * identity.ID_BYTES
+    prompts = [prompt(2 * BLOCK + 30, seed) for seed in range(3)]
+    cold = [ask(started(disk=0), tokens)[0] for tokens in prompts]
+    for module in (identity, cache):
+        monkeypatch.setattr(module, "block_id", lambda namespace, parent, token_ids: name)
+    runtime = started(device=12)
+    for _ in range(4):
+        assert [ask(runtime, tokens)[0] for tokens in prompts] == cold
+    settle(runtime)
+    assert [ask(started(), tokens)[0] for tokens in prompts] == cold
+    tails = len(prompts)
+    assert in_engine(runtime, lambda: runtime.arena.free) >= 12 - tails - 1
 
 
 def test_a_small_device_makes_room_and_forgets_no_answer(started):
@@ -201,7 +245,7 @@ def test_a_disk_that_is_full_gives_up_what_is_worth_least(started):
         ask(runtime, prompt(2 * BLOCK + 5, seed))
         settle(runtime)
     assert runtime.disk.stats().bytes <= 4 * MIB
-    newest = runtime.cache.match(runtime.namespace("salt", "exact"), prompt(2 * BLOCK, 5))
+    newest = runtime.cache.match(runtime.namespace("salt", "exact"), prompt(2 * BLOCK, 5), runtime._codecs("exact"))
     assert any(node.block_id in runtime.disk.ids() for node in newest)
     assert runtime.disk.stats().failed_writes == 0
 
@@ -251,6 +295,16 @@ def test_who_goes_away_is_not_written_for(started):
     assert in_engine(runtime, lambda: [node.refs for node in runtime.cache._nodes.values()]) == [0] * len(
         runtime.cache._nodes
     )
+
+
+def test_who_goes_away_before_his_turn_is_told_the_end_all_the_same(started):
+    runtime = started()
+    in_engine(runtime, lambda: None)
+    runtime.engine.call(lambda: time.sleep(0.1))
+    asked = Asked(runtime, prompt(600))
+    asked.job.cancelled.set()
+    text, done = asked.answer()
+    assert (text, done.reason, done.completion_tokens) == ("", "cancelled", 0)
 
 
 def test_a_prompt_that_can_be_kept_nowhere_fails_alone(started):
