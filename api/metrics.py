@@ -41,6 +41,11 @@ class RuntimeMetrics(Collector):
         }
         for name, (value, text) in totals.items():
             yield CounterMetricFamily(f"stratamem_{name}", text, value=value)
+        yield _counter("sparse", "Steps of sparse answers, and the blocks of their layers.", "count", stats.sparse)
+        if stats.coverage is not None:
+            yield GaugeMetricFamily(
+                "stratamem_sparse_coverage", "Share of the attention's mass that sparse steps read.", stats.coverage
+            )
         yield _gauge("kv_blocks", "Blocks now.", "tier", stats.blocks)
         yield _gauge("kv_bytes", "Bytes of blocks now.", "tier", stats.bytes)
         yield _gauge("answers", "Answers now.", "state", stats.answers)

@@ -26,6 +26,11 @@ class MemoryUsageAnswer(Answer):
     recalled: int
     prefill_ms: float
     restore_ms: float
+    coverage: float | None = Field(
+        default=None,
+        exclude_if=absent,
+        description="Only with fidelity sparse, when it was measured: the share of the attention's mass that was read.",
+    )
 
 
 class PromptDetailsAnswer(Answer):
@@ -52,6 +57,7 @@ class UsageAnswer(Answer):
                 recalled=recalled,
                 prefill_ms=usage.prefill_ms,
                 restore_ms=usage.restore_ms,
+                coverage=usage.coverage,
             ),
         )
 

@@ -91,6 +91,8 @@ class Usage:
     cached: CachedTokens
     prefill_ms: float
     restore_ms: float
+    coverage: float | None = None
+    """Where fidelity is sparse: the share of the attention's mass that was read, measured now and then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,10 @@ class RuntimeStats:
     quarantined: int
     gate: dict[str, int]
     """Blocks that were loaded, and that were quicker computed again."""
+    sparse: dict[str, int]
+    """Steps (`dense_steps`: read all where they might have been sparse), and blocks over the layers of sparse ones."""
+    coverage: float | None
+    """Mean of all measurements; None before the first."""
     answers: dict[str, int]
     """In the making, and waiting for a place."""
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from model_runtime.kv.cache import KVCache
 from model_runtime.kv.codecs import Codec
 from model_runtime.kv.gate import Gate
 from model_runtime.kv.residency import yielding
+from model_runtime.kv.retrieval import Retrieval, SparseCounts, SparsePolicy
 from model_runtime.kv.sequence import SequenceKV
 from model_runtime.kv.shape import BLOCK
 from model_runtime.kv.staging import BlockLost
@@ -37,6 +38,7 @@ _TAILS = 8
 _LAST_WRITES = 2.0
 """Seconds for what is not on disk yet when the service stops."""
 _STOPPED = "the service is stopping"
+_SUMMARIES = 64
 _MOST_LOSSES = 4
 """So often one block may get lost to one answer before that fails."""
 _PURGED = "what it read was purged meanwhile"
@@ -72,6 +74,7 @@ class Engine:
         codecs: Callable[[str], Codec],
         *,
         threads: int | None = None,
+        sparse: SparsePolicy,
     ) -> None:
         self.checkpoint = checkpoint
         self.cache = cache
@@ -79,6 +82,8 @@ class Engine:
         self._gate = gate
         self._codecs = codecs
         self._threads = threads
+        self._sparse = sparse
+        self.sparse = SparseCounts()
         self._waiting: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._held: list[Job] = []
         self._answers: list[Answer] = []
@@ -203,7 +208,8 @@ class Engine:
         if job.prepared <= self._forgotten.get(job.namespace, -math.inf):
             job.emit(Failed(_PURGED))
             return
-        kv = SequenceKV(self._arena, self.cache.stream, self.cache.streamed_at_once)
+        retrieval = Retrieval(self._sparse, self._arena, self.sparse) if job.sparse else None
+        kv = SequenceKV(self._arena, self.cache.stream, self.cache.streamed_at_once, retrieval)
         answer = Answer(job, self.checkpoint, self.cache, kv, self._codecs(job.codec))
         self._answers.append(answer)
         with self._only_this_fails(answer):
@@ -270,6 +276,8 @@ class Engine:
             with self._only_this_fails(answer):
                 if answer.kv.own is None:
                     answer.kv.own = self._slot()
+                if answer.kv.retrieval is not None:
+                    self._begin_sparse(answer, answer.kv.retrieval)
                 ready.append(answer)
         if not ready:
             return
@@ -286,8 +294,30 @@ class Engine:
             return
         for answer, row in zip(ready, scores, strict=True):
             with self._only_this_fails(answer):
+                if answer.kv.retrieval is not None:
+                    self._end_sparse(answer, answer.kv.retrieval)
                 answer.computed(1)
                 self._take(answer, row)
+
+    def _begin_sparse(self, answer: Answer, retrieval: Retrieval) -> None:
+        """Some summaries a step: to make those of blocks that are not on the device they are read once."""
+        blocks, summaries = answer.kv.blocks, retrieval.summaries
+        goal = min(len(blocks), summaries.count + _SUMMARIES) if retrieval.due(answer.kv.length) else 0
+        with suppress(ArenaFull):
+            while summaries.count < goal:
+                if not summaries.room:
+                    summaries.slots.append(self._room())
+                summaries.add(self.cache.summary(blocks[summaries.count]))
+        retrieval.begin(len(blocks), answer.kv.length)
+
+    def _end_sparse(self, answer: Answer, retrieval: Retrieval) -> None:
+        """A block that is retrieved again and again comes to the device, in place of one that is not."""
+        retrieval.end()
+        place = retrieval.worth_keeping_close()
+        if place is not None:
+            node = answer.kv.blocks[place]
+            idle = (other for other in yielding([answer.kv.blocks]) if other.last_use < node.last_use)
+            self.cache.bring(node, idle)
 
     def _forward(self, answers: list[Answer], chunks: list[list[int]]) -> "torch.Tensor":
         """The last hidden states: [answers, tokens of a chunk, hidden]."""
@@ -327,7 +357,17 @@ class Engine:
             self.cache.give_back(self._tails.popitem(last=False)[1].slot)
 
     def _slot(self) -> int:
-        """A tail goes before a block that is read moves down; that, before a request fails. Raises ArenaFull."""
+        """Summaries go before a request fails. Raises ArenaFull."""
+        try:
+            return self._room()
+        except ArenaFull:
+            dropped = [answer for answer in self._answers if answer.drop_summaries()]
+            if not dropped:
+                raise
+            return self._room()
+
+    def _room(self) -> int:
+        """A slot; for it a tail goes, then a block that is read moves down. Raises ArenaFull."""
         while True:
             try:
                 return self.cache.slot()

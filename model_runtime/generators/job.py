@@ -25,6 +25,8 @@ class Done:
     cached: dict[str, int]
     prefill_ms: float
     restore_ms: float
+    coverage: float | None = None
+    """Of sparse steps: the measured share of the softmax's mass that they read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,4 +50,6 @@ class Job:
     emit: Callable[[Event], None]
     prepared: float = math.inf
     """Monotonic seconds before its prompt was put together: what is purged later may be in it."""
+    sparse: bool = False
+    """Steps may leave blocks out; its namespace says so."""
     cancelled: threading.Event = field(default_factory=threading.Event)

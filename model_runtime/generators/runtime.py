@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from model_runtime.kv.disk import DiskTier
 from model_runtime.kv.gate import Gate
 from model_runtime.kv.host import HostTier
 from model_runtime.kv.identity import NamespaceFacts
+from model_runtime.kv.retrieval import SparseCounts, SparsePolicy
 from model_runtime.kv.sequence import GROUP
 from model_runtime.kv.shape import BLOCK
 from model_runtime.kv.staging import Staging, staging_blocks
@@ -40,6 +41,7 @@ class RuntimeOptions:
     disk_bytes: int = 16 << 30
     threads: int | None = None
     dtype: str | None = None
+    sparse: SparsePolicy = field(default_factory=SparsePolicy)
 
 
 class Runtime:
@@ -60,7 +62,10 @@ class Runtime:
         self.cache = KVCache(
             self.arena, self.host, self.disk, staging=self.staging, gate=self.gate, codecs=self._codecs
         )
-        self.engine = Engine(checkpoint, self.arena, self.cache, self.gate, self._codecs, threads=options.threads)
+        self.sparse = options.sparse
+        self.engine = Engine(
+            checkpoint, self.arena, self.cache, self.gate, self._codecs, threads=options.threads, sparse=self.sparse
+        )
         self.engine.start()
 
     @property
@@ -83,7 +88,10 @@ class Runtime:
         return sum(map(len, self._codecs(codec).encode(self.checkpoint.shape.empty_block().zero_())))
 
     def namespace(self, salt: str, policy: str) -> bytes:
-        """Everything but the tokens that decides what KV is computed, and who may share it."""
+        """Everything but the tokens that decides what KV is computed, and who may share it.
+
+        `policy`: the name of a codec, or "sparse".
+        """
         facts = self.checkpoint.facts
         return NamespaceFacts(
             format_version=_FORMAT,
@@ -91,7 +99,7 @@ class Runtime:
             architecture=facts["architecture"],
             kv_dtype=self.checkpoint.shape.dtype,
             block_size=BLOCK,
-            policy=policy,
+            policy=self.sparse.facts() if policy == "sparse" else policy,
             chunk_grid=_GRID,
             libraries=facts["libraries"],
             adapter="",
@@ -104,6 +112,8 @@ class Runtime:
         return self.cache.stats() | {
             "computed_tokens": engine.computed_tokens,
             "written_tokens": engine.written_tokens,
+            "sparse": _sparse_counts(engine.sparse),
+            "coverage": engine.sparse.coverage,
             "gate": {"load": gate.loads, "recompute": gate.recomputes},
             "answers": {"running": engine.answering, "waiting": engine.waiting},
         }
@@ -136,6 +146,17 @@ class Runtime:
             self.staging.close()
             if self.disk is not None:
                 self.disk.close()
+
+
+def _sparse_counts(counts: SparseCounts) -> dict[str, int]:
+    return {
+        "steps": counts.steps,
+        "dense_steps": counts.dense_steps,
+        "fallbacks": counts.fallbacks,
+        "blocks_read": counts.read,
+        "blocks_there": counts.there,
+        "blocks_sampled": counts.sampled,
+    }
 
 
 def open_runtime(options: RuntimeOptions) -> Runtime:

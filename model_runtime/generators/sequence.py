@@ -83,6 +83,8 @@ class Answer:
         self.drop_own()
         del self.kv.blocks[index:], self._origins[index:]
         self.kv.length = index * BLOCK
+        if self.kv.retrieval is not None:
+            self.kv.retrieval.truncate(index)
         self._copied = 0
         self._began_block = time.perf_counter()
 
@@ -91,6 +93,18 @@ class Answer:
         self._cache.release(self.kv.blocks)
         self.kv.blocks = []
         self.drop_own()
+        self.drop_summaries()
+
+    def drop_summaries(self) -> bool:
+        """From the device; steps are dense until they are there again. False: there were none."""
+        if self.kv.retrieval is None or not self.kv.retrieval.summaries.slots:
+            return False
+        summaries = self.kv.retrieval.summaries
+        for slot in summaries.slots:
+            self._cache.give_back(slot)
+        summaries.slots.clear()
+        summaries.truncate(0)
+        return True
 
     def drop_own(self) -> None:
         if self.kv.own is not None:
@@ -119,6 +133,8 @@ class Answer:
             seconds=time.perf_counter() - self._began_block,
         )
         self.kv.blocks.append(node)
+        if self.kv.retrieval is not None:
+            self._cache.summary(node)  # while it is on the device
         self._origins.append(None)
         self._began_block = time.perf_counter()
 
@@ -141,6 +157,7 @@ class Answer:
             self.cached,
             round(1_000 * self.prefill_seconds, 2),
             round(1_000 * self.restore_seconds, 2),
+            None if self.kv.retrieval is None else self.kv.retrieval.counts.coverage,
         )
 
     def _over(self, reason: str) -> str:

@@ -21,6 +21,7 @@ from model_runtime.kv.identity import block_id
 from model_runtime.kv.shape import BLOCK
 from model_runtime.kv.staging import BlockLost, Source, Staging
 from model_runtime.kv.stored import StoredBlock
+from model_runtime.kv.summaries import summarise
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,8 @@ class Node:
     uses: int = 0
     last_use: float = 0.0
     pinned_until: float = 0.0
+    summary: "torch.Tensor | None" = None
+    """Of its keys, on the CPU, once it was asked for: 1/32 of its bytes, wherever it lies."""
 
 
 @dataclass(slots=True)
@@ -93,6 +96,7 @@ class KVCache:
         self._codecs = codecs
         self._clock = clock
         self._nodes: dict[bytes, Node] = {}
+        self._summary_bytes = 0
         self._unwritten: deque[bytes] = deque()
         self._adopt_disk()
 
@@ -180,6 +184,28 @@ class KVCache:
     def stream(self, layer: int, runs: Sequence[Sequence[Node]]) -> Iterator["torch.Tensor"]:
         """The KV of blocks that are in no slot, run by run, each valid until the next. Raises BlockLost."""
         return self._staging.stream(layer, [[self._source(node) for node in run] for run in runs])
+
+    def summary(self, node: Node) -> "torch.Tensor":
+        """[layers, kv_heads, 2, SUBPAGES, head_dim] on the CPU, made where it is asked for first. Raises BlockLost."""
+        import torch
+
+        if node.summary is None:
+            layers = range(len(self._arena.layers))
+            node.summary = torch.stack([summarise(self._layer(node, layer)).cpu() for layer in layers])
+            self._summary_bytes += node.summary.nbytes
+        return node.summary
+
+    def _layer(self, node: Node, layer: int) -> "torch.Tensor":
+        if node.slot is not None:
+            return self._arena.layers[layer][node.slot]
+        (kv,) = [kv[0].clone() for kv in self.stream(layer, [[node]])]
+        return kv
+
+    def bring(self, node: Node, others: Iterable[Node]) -> None:
+        """To the device, if need be in place of the first of `others` that can move down; or it stays where it is."""
+        self._bring(node)
+        if node.slot is None and self.move_down(others):
+            self._bring(node)
 
     def lost(self, node: Node) -> None:
         """It could not be streamed. Unless it was only late, nobody finds it any more."""
@@ -286,6 +312,9 @@ class KVCache:
         """Forgets it everywhere; bytes freed outside the device. A block that is read stays readable until released."""
         freed = self._host.drop(node.block_id) + (self._disk.drop(node.block_id) if self._disk else 0)
         self._nodes.pop(node.block_id, None)
+        if node.summary is not None:
+            self._summary_bytes -= node.summary.nbytes
+            node.summary = None
         if node.slot is not None and not node.refs:
             self._arena.give_back(node.slot)
             node.slot = None
@@ -319,6 +348,7 @@ class KVCache:
                 "device": on_device * self._arena.shape.block_bytes,
                 "host": self._host.bytes,
                 "disk": disk.bytes if disk else 0,
+                "summaries": self._summary_bytes,
             },
         }
 

@@ -4,12 +4,14 @@ Full blocks are attended in groups on an absolute grid, and merged in one order:
 its blocks were just computed, came back from a disk, lie scattered over the slots, or in none and are streamed.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model_runtime.kv.arena import Arena
 from model_runtime.kv.attention import Partial, causal, fold, masked, merge, over_batch, partial, unfold
+from model_runtime.kv.retrieval import Retrieval
 from model_runtime.kv.shape import BLOCK
 
 if TYPE_CHECKING:
@@ -35,13 +37,16 @@ class _Run(NamedTuple):
 class SequenceKV:
     """`blocks`: full ones, shared. `own`: the slot of the private one behind them. `length`: tokens with written KV.
 
-    `stream` reads blocks that lie in no slot, at most `most` at once.
+    `stream` reads blocks that lie in no slot, at most `most` at once. `retrieval`: steps may leave blocks out.
     """
 
-    def __init__(self, arena: Arena, stream: Stream | None = None, most: int = GROUP) -> None:
+    def __init__(
+        self, arena: Arena, stream: Stream | None = None, most: int = GROUP, retrieval: Retrieval | None = None
+    ) -> None:
         self.blocks: list[Node] = []
         self.own: int | None = None
         self.length = 0
+        self.retrieval = retrieval
         self._arena = arena
         self._stream = stream
         self._most = most
@@ -67,9 +72,34 @@ class SequenceKV:
         own[:, 1, offset : offset + n] = v
         grouped = q.view(1, k.shape[0], group, n, size)
         kept = own[None, :, :, : offset + n]
-        parts = list(self._earlier(layer, grouped, self._seen(window), scale, window))
+        places = self._seen(window) if window or n > 1 else self._retrieved(layer, grouped)
+        parts = list(self._earlier(layer, grouped, places, scale, window))
         parts.append(causal(grouped, kept[:, :, 0], kept[:, :, 1], scale, window))
-        return merge(parts).out.reshape(heads, n, size).transpose(0, 1)
+        found = merge(parts)
+        if len(places) < len(self.blocks) and self.retrieval is not None and not window:
+            found = self._measured(layer, grouped, found, places, scale)
+        return found.out.reshape(heads, n, size).transpose(0, 1)
+
+    def _retrieved(self, layer: int, q: "torch.Tensor") -> Sequence[int]:
+        if self.retrieval is None:
+            return range(len(self.blocks))
+        places = self.retrieval.choose(layer, q[0, :, :, 0], len(self.blocks), self.length)
+        if len(places) < len(self.blocks):
+            self.retrieval.missed.update(place for place in places if self.blocks[place].slot is None)
+            now = time.time()
+            for place in places:
+                self.blocks[place].last_use = now
+        return places
+
+    def _measured(self, layer: int, q: "torch.Tensor", found: Partial, places: Sequence[int], scale: float) -> Partial:
+        """Where coverage is measured the rest is read as well, and used."""
+        assert self.retrieval is not None
+        if not self.retrieval.samples(layer):
+            return found
+        rest = sorted(set(range(len(self.blocks))).difference(places))
+        others = merge(list(self._earlier(layer, q, rest, scale, None)))
+        self.retrieval.measured(found.lse, others.lse, len(rest))
+        return merge([found, others])
 
     def _seen(self, window: int | None) -> range:
         """The places of the full blocks that some query sees."""
@@ -105,12 +135,13 @@ class SequenceKV:
     def _runs(self, places: Sequence[int], whole: int) -> Iterator[_Run]:
         """Blocks in slots beside each other are read where they lie, those in none as many as there is room for."""
 
-        def beside(place: int) -> tuple[int, int | None, int | None]:
+        def beside(item: tuple[int, int]) -> tuple[int, int | None, int | None]:
+            number, place = item
             slot = self.blocks[place].slot
-            return place // GROUP, place if place < whole else None, None if slot is None else slot - place
+            return place // GROUP, place if place < whole else None, None if slot is None else slot - number
 
-        for (_, border, shift), run in groupby(places, beside):
-            found = list(run)
+        for (_, border, shift), run in groupby(enumerate(places), beside):
+            found = [place for _, place in run]
             most = self._most if shift is None else GROUP
             for start in range(0, len(found), most):
                 yield _Run(found[start : start + most], border is not None)

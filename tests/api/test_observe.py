@@ -129,7 +129,9 @@ def test_metrics_tell_what_the_runtime_counts(container, client):
     from memory.domain.generation import RuntimeStats
 
     tiers = {"device": 1, "host": 2, "disk": 3}
-    stats = RuntimeStats(tiers, 4, 5, tiers, tiers, {"least_value": 6}, tiers, 7, 8, {"load": 9}, {"running": 10})
+    stats = RuntimeStats(
+        tiers, 4, 5, tiers, tiers, {"least_value": 6}, tiers, 7, 8, {"load": 9}, {"steps": 11}, 0.75, {"running": 10}
+    )
     assert "stratamem_kv" not in client.get("/metrics").text
     container.generation.stats = lambda: stats
     lines = client.get("/metrics").text.splitlines()
@@ -137,4 +139,6 @@ def test_metrics_tell_what_the_runtime_counts(container, client):
     assert 'stratamem_kv_evicted_blocks_total{reason="least_value"} 6.0' in lines
     assert 'stratamem_kv_streamed_bytes_total{tier="host"} 2.0' in lines
     assert "stratamem_kv_quarantined_blocks_total 8.0" in lines
+    assert 'stratamem_sparse_total{count="steps"} 11.0' in lines
+    assert "stratamem_sparse_coverage 0.75" in lines
     assert 'stratamem_answers{state="running"} 10.0' in lines

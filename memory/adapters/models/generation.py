@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory.adapters.models.settings import GenerationSettings
-from memory.domain.errors import GeneratorUnavailable, InvalidInput, PromptTooLong, UnsupportedParameter
+from memory.domain.errors import GeneratorUnavailable, InvalidInput, PromptTooLong
 from memory.domain.generation import (
     WHOLE_TENANT,
     CachedTokens,
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 _MOST_WAITING = 256
 # `auto` may give up exactness only where a quota would otherwise evict: so far it never does.
-_CODECS = {Fidelity.EXACT: "exact", Fidelity.AUTO: "exact", Fidelity.INT8: "int8", Fidelity.INT4: "int4"}
+_POLICIES = {
+    Fidelity.EXACT: "exact",
+    Fidelity.AUTO: "exact",
+    Fidelity.INT8: "int8",
+    Fidelity.INT4: "int4",
+    Fidelity.SPARSE: "sparse",
+}
 
 
 def load_generator(
@@ -41,6 +47,7 @@ def load_generator(
     """
     from model_runtime.embedders.folder import UnusableModel
     from model_runtime.generators.runtime import RuntimeOptions, open_runtime
+    from model_runtime.kv.retrieval import SparsePolicy
 
     options = RuntimeOptions(
         model,
@@ -50,6 +57,13 @@ def load_generator(
         disk_bytes=settings.disk_mib << 20,
         threads=settings.threads,
         dtype=settings.dtype,
+        sparse=SparsePolicy(
+            settings.sparse_dense_tokens,
+            settings.sparse_window_tokens,
+            settings.sparse_top_k,
+            settings.sparse_dense_layers,
+            settings.sparse_least_coverage,
+        ),
     )
     try:
         return InProcessGenerator(open_runtime(options), salt)
@@ -77,10 +91,9 @@ class InProcessGenerator(Generator):
         from model_runtime.generators.job import Done, Failed, Job, Text
         from model_runtime.generators.sampling import SamplingOptions
 
-        if prompt.fidelity not in _CODECS:
-            raise UnsupportedParameter(f"fidelity {prompt.fidelity} is not served yet", param="memory.fidelity")
         ids = await asyncio.to_thread(self._ids, prompt.messages)
-        codec = _CODECS[prompt.fidelity]
+        policy = _POLICIES[prompt.fidelity]
+        codec = "exact" if policy == "sparse" else policy
         self._check_length(len(ids), codec)
         if self._runtime.engine.waiting >= _MOST_WAITING:
             raise GeneratorUnavailable("too many answers are waiting: try again later")
@@ -93,8 +106,8 @@ class InProcessGenerator(Generator):
 
         wanted = prompt.sampling
         options = SamplingOptions(wanted.temperature, wanted.top_p, wanted.max_tokens, wanted.stop, wanted.seed)
-        namespace = self._runtime.namespace(self._salt(prompt.tenant_id, prompt.share_group), codec)
-        job = Job(tuple(ids), options, namespace, codec, emit, prompt.prepared)
+        namespace = self._runtime.namespace(self._salt(prompt.tenant_id, prompt.share_group), policy)
+        job = Job(tuple(ids), options, namespace, codec, emit, prompt.prepared, sparse=policy == "sparse")
         self._submit(job)
         try:
             while True:
@@ -125,7 +138,7 @@ class InProcessGenerator(Generator):
         Raises GeneratorUnavailable.
         """
         salt = self._salt(tenant_id, WHOLE_TENANT)
-        namespaces = frozenset(self._runtime.namespace(salt, codec) for codec in set(_CODECS.values()))
+        namespaces = frozenset(self._runtime.namespace(salt, policy) for policy in set(_POLICIES.values()))
         try:
             return await asyncio.wrap_future(self._runtime.forget(namespaces))
         except OSError as error:
@@ -165,5 +178,6 @@ def _finished(done: "Done") -> Finished:
         cached=CachedTokens(**done.cached),
         prefill_ms=done.prefill_ms,
         restore_ms=done.restore_ms,
+        coverage=done.coverage,
     )
     return Finished(Finish(done.reason), usage)

@@ -15,6 +15,19 @@ class GenerationSettings(BaseModel):
         pattern="^(float32|bfloat16|float16)$",
         description="Of weights and KV; unset: bfloat16 on a GPU, float32 on a CPU.",
     )
+    sparse_dense_tokens: int = Field(
+        default=16_384, ge=0, description="With fidelity sparse: up to so many tokens everything is read."
+    )
+    sparse_window_tokens: int = Field(
+        default=8_192, ge=0, description="Above that: the newest tokens that are always read."
+    )
+    sparse_top_k: int = Field(
+        default=64, ge=1, description="Above that: earlier blocks of 512 tokens that each layer reads, the best ones."
+    )
+    sparse_dense_layers: int = Field(default=2, ge=0, description="First layers that read everything all the same.")
+    sparse_least_coverage: float = Field(
+        default=0.9, ge=0, le=1, description="Share of the attention's mass below which everything is read for a while."
+    )
     remote_model: str = Field(
         default="default", description="The name that the engine knows its model by, where STRATAMEM_MODEL is a URL."
     )

@@ -18,9 +18,10 @@ def prompt(length, seed=0):
 
 
 class Asked:
-    def __init__(self, runtime, tokens, options=GREEDY, salt="salt", codec="exact"):
+    def __init__(self, runtime, tokens, options=GREEDY, salt="salt", codec="exact", policy=None):
         self.events = queue.Queue()
-        self.job = Job(tuple(tokens), options, runtime.namespace(salt, codec), codec, self.events.put)
+        namespace = runtime.namespace(salt, policy or codec)
+        self.job = Job(tuple(tokens), options, namespace, codec, self.events.put, sparse=policy == "sparse")
         runtime.engine.submit(self.job)
 
     def answer(self, timeout=60):

@@ -1,5 +1,7 @@
 """The same answers as transformers' own attention, whatever the pieces in which a prompt is computed."""
 
+from collections import Counter
+
 import pytest
 import torch
 from transformers import (
@@ -127,6 +129,34 @@ def test_blocks_that_are_not_on_the_device_give_the_same_bits(model, absent, at_
     model.set_attn_implementation("stratamem")
     pieces = [BLOCK, BLOCK, 511, 1]
     assert torch.equal(computed(model, ids, pieces), computed(model, ids, pieces, device=Device(absent, at_once)))
+
+
+class Every:
+    """Reads every second block, and nothing else is asked of it."""
+
+    def choose(self, layer, q, blocks, length):
+        return range(0, blocks, 2)
+
+    def samples(self, layer):
+        return False
+
+    missed = Counter()
+
+
+@pytest.mark.parametrize("slots", [[0, 2, 1, 3, 4], [9, 3, 8, 0, 1], [0, 1, 2, 3, 4]])
+def test_blocks_that_are_left_out_are_left_out_wherever_the_others_lie(slots):
+    arena = Arena(SHAPE, 16)
+    kv = SequenceKV(arena, retrieval=Every())
+    kv.blocks, kv.own, kv.length = [Block(slot) for slot in slots[:4]], slots[4], 4 * BLOCK
+    draw = torch.Generator().manual_seed(0)
+    keys, values = torch.randn(2, 2, 4 * BLOCK + 1, 16, generator=draw)
+    for place, slot in enumerate(slots[:4]):
+        arena.layers[0][slot] = torch.stack([keys, values], 1)[:, :, place * BLOCK : (place + 1) * BLOCK]
+    q = torch.randn(4, 1, 16, generator=draw)
+    found = kv.attend(0, q, keys[:, -1:], values[:, -1:], 0.25, None)[0]
+    seen = (torch.arange(4 * BLOCK + 1) // BLOCK) % 2 == 0
+    scores = (q.view(2, 2, 16) @ keys[:, seen].mT * 0.25).softmax(-1)
+    assert torch.allclose(found, (scores @ values[:, seen]).view(4, 16), atol=1e-5)
 
 
 def test_what_changes_the_scores_behind_our_back_is_refused():
