@@ -18,7 +18,16 @@ from rich.table import Table
 
 from benchmarks.machine import RESULTS, ROOT, out, read_result
 
-NAMES = ("recall_latency", "append_throughput", "read_your_writes", "crash", "recall_quality")
+NAMES = (
+    "recall_latency",
+    "append_throughput",
+    "read_your_writes",
+    "crash",
+    "recall_quality",
+    "kv_faults",
+    "kv_fidelity",
+    "batching",
+)
 _BUSY = 0.5
 """Load average from which on a machine is not quiet."""
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.fault_case import Case
-from benchmarks.fault_world import CODECS, in_engine
+from benchmarks.fault_world import CODECS, ROOMY, Room, in_engine
 from model_runtime.kv import stored
 from model_runtime.kv.shape import BLOCK
 from model_runtime.kv.stored import StoredBlock
@@ -28,9 +28,10 @@ def damaged(damage: Damage) -> Callable[[Case], None]:
         prompt, codec = case.prompt(), case.codec()
         files = case.world.lay(case.folder, case.world.chain(prompt, codec))
         running = case.draw.random() < 0.5
-        case.note(f"prompt {prompt}, {codec}, damaged", "while running" if running else "before the start")
+        room = Room(*case.draw.choice(((3, 0), (3, ROOMY), (ROOMY, ROOMY), (ROOMY, ROOMY))))  # 3: blocks are streamed
+        case.note(f"prompt {prompt}, {codec}, damaged", "while running" if running else "before the start", room)
         bad = [] if running else damage(case, files)
-        with case.runtime() as runtime:
+        with case.runtime(room) as runtime:
             bad = bad or damage(case, files)
             case.ask(runtime, prompt, codec)
             case.met = case.opened(*bad)

@@ -38,8 +38,6 @@ from model_runtime.kv.shape import BLOCK
 CONTEXTS = {2_048: 20, 8_192: 6, 32_768: 2, 131_072: 1}
 """By length in tokens: how many. Each is asked for every key."""
 QUICK_CONTEXTS = {1_024: 1}
-LONG_TWINS = ("hand-wired",)
-"""Those that are asked at 131,072 tokens too: computing that takes minutes."""
 PAIRS, FREQUENT = 64, 8
 OCCURRENCES = 24
 """Of a key of the control; a little more than half with one value."""
@@ -195,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     contexts = QUICK_CONTEXTS if options.quick else {n: CONTEXTS.get(n, 1) for n in options.lengths or CONTEXTS}
     body: dict[str, Any] = {"load_before": os.getloadavg()[0], "twins": {}}
     plan = {
-        name: {n: count for n, count in contexts.items() if options.lengths or n < 100_000 or name in LONG_TWINS}
+        name: {n: count for n, count in contexts.items() if options.lengths or n <= TWINS[name].longest}
         for name in options.twins
     }
     steps = sum(count * (1 + len(TWINS[name].codecs)) for name, lengths in plan.items() for count in lengths.values())
