@@ -134,13 +134,14 @@ def test_blocks_that_are_not_on_the_device_give_the_same_bits(model, absent, at_
 class Every:
     """Reads every second block, and nothing else is asked of it."""
 
+    def __init__(self):
+        self.missed = Counter()
+
     def choose(self, layer, q, blocks, length):
         return range(0, blocks, 2)
 
     def samples(self, layer):
         return False
-
-    missed = Counter()
 
 
 @pytest.mark.parametrize("slots", [[0, 2, 1, 3, 4], [9, 3, 8, 0, 1], [0, 1, 2, 3, 4]])
