@@ -24,10 +24,12 @@ NAMES = (
     "read_your_writes",
     "crash",
     "recall_quality",
+    "kv_sharing",
     "kv_faults",
     "kv_fidelity",
     "batching",
 )
+_WITH_POSTGRES = ("read_your_writes", "kv_sharing")
 _BUSY = 0.5
 """Load average from which on a machine is not quiet."""
 
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outcomes = {}
     for place, name in enumerate(options.names, 1):
         out.rule(f"{place}/{len(options.names)} {name}")
-        more = ["--postgres"] if options.postgres and name == "read_your_writes" else []
+        more = ["--postgres"] if options.postgres and name in _WITH_POSTGRES else []
         outcomes[name] = run(name, options.quick, more)
     out.rule()
     show(outcomes, options.quick)
@@ -84,7 +86,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="small and short")
-    parser.add_argument("--postgres", action="store_true", help="read_your_writes also with PostgreSQL and Redis")
+    parser.add_argument("--postgres", action="store_true", help="read_your_writes and kv_sharing also with PostgreSQL")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no measurement {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")

@@ -9,16 +9,13 @@ first changes from append to append. No wait, no retry; the backlog of the index
 """
 
 import argparse
-import asyncio
 import contextlib
 import os
 import random
 import signal
 import sys
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.loader import distinct_events
 from benchmarks.machine import SEED, out, write_result
-from benchmarks.service import Connection, Event, own_queue, percentiles, running, working
+from benchmarks.service import Connection, Event, own_database, own_queue, percentiles, running, working
 from benchmarks.sets import Scorers
 
 APPENDS = 1_000
@@ -98,7 +95,7 @@ def one_process(turns: Sequence[Event]) -> Found:
 
 def two_processes(turns: Sequence[Event], postgres: str, redis: str) -> dict[str, Found]:
     """Appended at the first API, asked at the second, and the other way round; a worker indexes beside them."""
-    with _database(postgres) as database, own_queue(redis) as queue:
+    with own_database(postgres) as database, own_queue(redis) as queue:
         settings = {"STRATAMEM_DATABASE_URL": database, **queue}
         with running(settings=settings) as first, running(settings=settings) as second, working(settings):
             with _connection(first) as one, _connection(second) as other:
@@ -111,27 +108,6 @@ def two_processes(turns: Sequence[Event], postgres: str, redis: str) -> dict[str
 
 def _connection(service: Any) -> contextlib.closing[Connection]:
     return contextlib.closing(Connection(service))
-
-
-@contextmanager
-def _database(server: str) -> Iterator[str]:
-    """A database of its own on the server, dropped at the end. `server`: the URL of any database there."""
-    name = f"stratamem_bench_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-    asyncio.run(_execute(server, f'CREATE DATABASE "{name}"'))
-    try:
-        yield f"{server.rsplit('/', 1)[0]}/{name}"
-    finally:
-        asyncio.run(_execute(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
-
-
-async def _execute(url: str, statement: str) -> None:
-    import asyncpg  # type: ignore[import-untyped]
-
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 def figures(found: Found) -> dict[str, Any]:

@@ -129,6 +129,27 @@ def own_queue(redis: str) -> Iterator[dict[str, str]]:
                 client.delete(key)
 
 
+@contextmanager
+def own_database(server: str) -> Iterator[str]:
+    """A database of its own on the server, dropped at the end. `server`: the URL of any database there."""
+    name = f"stratamem_bench_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    asyncio.run(_execute(server, f'CREATE DATABASE "{name}"'))
+    try:
+        yield f"{server.rsplit('/', 1)[0]}/{name}"
+    finally:
+        asyncio.run(_execute(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+
+async def _execute(url: str, statement: str) -> None:
+    import asyncpg  # type: ignore[import-untyped]
+
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
 def cpu_seconds(pid: int) -> float:
     """What a running process has used of all cores so far: steadier than the clock beside others. Linux; else nan."""
     try:

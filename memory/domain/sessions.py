@@ -91,6 +91,18 @@ class LogSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Holdings:
+    """What is derived from a session or written down in it: memories, and what the semantic tier holds of it."""
+
+    memories: int = 0
+    segments: int = 0
+    clusters: int = 0
+
+    def __add__(self, other: "Holdings") -> "Holdings":
+        return Holdings(self.memories + other.memories, self.segments + other.segments, self.clusters + other.clusters)
+
+
+@dataclass(frozen=True, slots=True)
 class TierCounts:
     """How much of one session each tier holds."""
 

@@ -16,7 +16,7 @@ from memory.domain.memories import Memory, MemorySource
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
 from memory.domain.principals import Key
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
-from memory.domain.sessions import LogSize, NewSession, Session
+from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 from memory.ports.feed import ChangeRepository
 
 
@@ -73,12 +73,11 @@ class SessionRepository(Protocol):
 
     async def bump_semantic(self, session_key: int) -> None: ...
 
-    async def memories_of(self, sessions: Sequence[Session]) -> dict[int, int]:
-        """Number of memories, inherited ones with them, by session_key; absent: none. The next two likewise."""
+    async def holdings(self, sessions: Sequence[Session]) -> dict[int, Holdings]:
+        """Of each by session_key, what it inherits with it."""
 
-    async def held_segments(self, sessions: Sequence[Session]) -> dict[int, int]: ...
-
-    async def clusters_of(self, sessions: Sequence[Session]) -> dict[int, int]: ...
+    async def inherited_holdings(self, session: Session) -> Holdings:
+        """Of a fork, what it inherits alone: all that there is of a new one."""
 
     async def window_start(self, lineage: Lineage, token_start: int) -> int | None:
         """The place of the first shared event at or after `token_start` on the token axis; None: there is none."""

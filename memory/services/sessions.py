@@ -7,7 +7,7 @@ from typing import Any
 from memory.domain.errors import BeyondTheLog, Forbidden, ForkTooDeep, SessionExists
 from memory.domain.lineage import MAX_STRETCHES
 from memory.domain.principals import Principal
-from memory.domain.sessions import NewSession, Session, TierCounts
+from memory.domain.sessions import Holdings, NewSession, Session, TierCounts
 from memory.ports.jobs import Clock
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
@@ -57,7 +57,8 @@ class Sessions:
             if len(inherited) > MAX_STRETCHES:
                 raise ForkTooDeep(f"'{session_id}' is a fork of a fork … {MAX_STRETCHES} times: fork an earlier one")
             session = _made(fork_id, await tx.sessions.fork(parent, fork_id, size, inherited, self._clock.now()))
-            return (await self._views(tx, principal, [session]))[0]
+            counts = await self._counts(tx, session, await tx.sessions.inherited_holdings(session))
+            return SessionView(session, counts, forked_from=session_id)
 
     async def get(self, principal: Principal, session_id: str) -> SessionView:
         """Raises NotFound."""
@@ -85,24 +86,25 @@ class Sessions:
             return (await self._views(tx, principal, [session]))[0]
 
     async def _views(self, tx: UnitOfWork, principal: Principal, sessions: Sequence[Session]) -> list[SessionView]:
-        memories = await tx.sessions.memories_of(sessions)
-        segments = await tx.sessions.held_segments(sessions)
-        clusters = await tx.sessions.clusters_of(sessions)
+        holdings = await tx.sessions.holdings(sessions)
         parents = await tx.sessions.by_keys({s.parent_key for s in sessions if s.parent_key is not None})
         views = []
         for session in sessions:
-            tokens, key = await self._hot.tokens(tx, session), session.session_key
-            counts = TierCounts(
-                hot_tokens=tokens,
-                hot_blocks=blocks(tokens),
-                semantic_segments=segments.get(key, 0),
-                semantic_clusters=clusters.get(key, 0),
-                longterm_memories=session.event_count + memories.get(key, 0),
-            )
             parent = parents.get(session.parent_key or 0)
             named = parent.session_id if parent is not None and principal.may_reach(parent.session_id) else None
+            counts = await self._counts(tx, session, holdings[session.session_key])
             views.append(SessionView(session, counts, named))
         return views
+
+    async def _counts(self, tx: UnitOfWork, session: Session, holdings: Holdings) -> TierCounts:
+        tokens = await self._hot.tokens(tx, session)
+        return TierCounts(
+            hot_tokens=tokens,
+            hot_blocks=blocks(tokens),
+            semantic_segments=holdings.segments,
+            semantic_clusters=holdings.clusters,
+            longterm_memories=session.event_count + holdings.memories,
+        )
 
 
 def _check_name(principal: Principal, session_id: str) -> None:

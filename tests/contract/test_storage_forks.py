@@ -105,8 +105,9 @@ async def test_memories_are_known_by_the_place_where_they_were_written(storage):
         assert await tx.memories.last_of([key], 1) == {key: second.memory_key}
         assert await tx.memories.last_of([key + 1], 1) == {}
         forks = [await fork(tx, parent, "past", 0), await fork(tx, parent, "now", 1)]
-        counted = await tx.sessions.memories_of([parent, *forks])
-        assert [counted[session.session_key] for session in (parent, *forks)] == [2, 1, 2]
+        counted = await tx.sessions.holdings([parent, *forks])
+        assert [counted[session.session_key].memories for session in (parent, *forks)] == [2, 1, 2]
+        assert [(await tx.sessions.inherited_holdings(session)).memories for session in forks] == [1, 2]
 
 
 async def test_what_a_tenant_holds_is_counted_once(storage):
@@ -131,7 +132,7 @@ async def test_what_is_handed_over_is_the_heirs_and_the_rest_goes(storage):
         assert counts == {"events": 1, "segments": 1, "vectors": 0, "clusters": 1, "summaries": 0}
         child = (await tx.sessions.by_keys([child.session_key]))[child.session_key]
         assert (child.inherited_events, child.inherited_tokens, child.segmented_seq) == (0, 0, 0)
-        assert (await tx.sessions.held_segments([child]))[child.session_key] == 0
+        assert (await tx.sessions.holdings([child]))[child.session_key].segments == 0
         assert [event.seq for event in await tx.events.unsegmented(child.session_key, 0, 9)] == [1, 2, 3, 4, 5]
         assert await tx.sessions.totals(TENANT) == {"sessions": 2, "events": 6, "tokens": 12}
 

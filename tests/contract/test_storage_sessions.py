@@ -2,7 +2,7 @@
 
 from memory.domain.events import EventVisibility, Role
 from memory.domain.memories import MemoryVisibility
-from memory.domain.sessions import NewSession, Session
+from memory.domain.sessions import Holdings, NewSession, Session
 from tests.services import NOW, SPACE, TENANT, add_events, add_memory, add_session, new_event, segments_of
 
 
@@ -127,10 +127,9 @@ async def test_what_each_tier_holds_is_counted_by_session(storage):
         first, _ = await tx.segments.pending(TENANT, SPACE, key, 9)
         await tx.segments.set_vectors({first.segment_key: b"12"}, NOW)
         await tx.segments.hold({first.segment_key: cluster})
-        assert await tx.sessions.memories_of([full, empty]) == {key: 1}
-        assert await tx.sessions.held_segments([full, empty]) == {key: 1}
-        assert await tx.sessions.clusters_of([full, empty]) == {key: 1}
-        assert await tx.sessions.memories_of([]) == {}
+        counted = await tx.sessions.holdings([full, empty])
+        assert counted == {key: Holdings(1, 1, 1), empty.session_key: Holdings()}
+        assert await tx.sessions.holdings([]) == {}
 
 
 async def test_the_window_starts_at_a_shared_event(storage):

@@ -80,6 +80,8 @@ class SqlEvents:
     async def size(self, session: Session, last_seq: int) -> LogSize:
         if last_seq == 0:
             return LogSize()
+        if last_seq == session.last_seq:
+            return LogSize(last_seq, session.token_count, session.shared_tokens, session.turns)
         whole = sa.select(sa.func.coalesce(sa.func.sum(events.c.token_count), 0))
         beyond = in_any(session.lineage.between(last_seq, None), events.c.session_key, events.c.seq)
         after = (await self._db.execute(whole.where(beyond, events.c.seq > last_seq))).scalar_one()

@@ -1,6 +1,5 @@
 """Sessions: their rows, their counters and what each tier holds of them."""
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -23,7 +22,7 @@ from memory.adapters.sql.tables import (
 )
 from memory.domain.events import EventVisibility
 from memory.domain.lineage import Lineage, Stretch
-from memory.domain.sessions import LogSize, NewSession, Session
+from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 
 # Made once: building a statement costs more than running it, and an append runs these.
 _BY_ID = sa.select(sessions).where(
@@ -155,27 +154,23 @@ class SqlSessions:
             .values(semantic_version=sessions.c.semantic_version + 1)
         )
 
-    async def memories_of(self, found: Sequence[Session]) -> dict[int, int]:
-        counts = await self._counts(memories.c.session_key, found)
-        for session in found:
-            if elsewhere := session.lineage.elsewhere:
-                counts[session.session_key] += await self._count(memories, memories_in_any(elsewhere))
-        return counts
+    async def holdings(self, found: Sequence[Session]) -> dict[int, Holdings]:
+        memories_of = await self._counts(memories.c.session_key, found)
+        segments_of = await self._counts(segments.c.session_key, found, segments.c.semantic)
+        clusters_of = await self._counts(clusters.c.session_key, found)
+        own = {
+            key: Holdings(memories_of.get(key, 0), segments_of.get(key, 0), clusters_of.get(key, 0))
+            for key in (session.session_key for session in found)
+        }
+        return own | {
+            s.session_key: own[s.session_key] + await self.inherited_holdings(s) for s in found if s.inherited
+        }
 
-    async def held_segments(self, found: Sequence[Session]) -> dict[int, int]:
-        counts = await self._counts(segments.c.session_key, found, segments.c.semantic)
-        for session in found:
-            if session.inherited:
-                counts[session.session_key] += await self._count(segments, held_elsewhere(session))
-        return counts
-
-    async def clusters_of(self, found: Sequence[Session]) -> dict[int, int]:
-        counts = await self._counts(clusters.c.session_key, found)
-        for session in found:
-            if session.inherited:
-                query = sa.select(sa.func.count(segments.c.cluster_key.distinct())).where(held_elsewhere(session))
-                counts[session.session_key] += (await self._db.execute(query)).scalar_one()
-        return counts
+    async def inherited_holdings(self, session: Session) -> Holdings:
+        of_memories = sa.select(sa.func.count()).where(memories_in_any(session.lineage.elsewhere))
+        held = (sa.func.count(), sa.func.count(segments.c.cluster_key.distinct()))
+        query = sa.select(of_memories.scalar_subquery(), *held).select_from(segments).where(held_elsewhere(session))
+        return Holdings(*(await self._db.execute(query)).one())
 
     async def window_start(self, lineage: Lineage, token_start: int) -> int | None:
         """The place of the first shared event at or after `token_start` on the token axis."""
@@ -262,11 +257,11 @@ class SqlSessions:
         row = (await self._db.execute(statement, values)).one_or_none()
         return None if row is None else rows.session(row)
 
-    async def _counts(self, column: sa.Column[Any], found: Sequence[Session], *conditions: Any) -> Counter[int]:
+    async def _counts(self, column: sa.Column[Any], found: Sequence[Session], *conditions: Any) -> dict[int, int]:
         """By session_key, of its own rows."""
         keys = [session.session_key for session in found]
         query = sa.select(column, sa.func.count()).where(one_of(self._db, column, keys), *conditions)
-        return Counter({row[0]: row[1] for row in await self._db.execute(query.group_by(column))})
+        return {row[0]: row[1] for row in await self._db.execute(query.group_by(column))}
 
     async def _count(self, table: sa.Table, condition: sa.ColumnElement[bool]) -> int:
         query = sa.select(sa.func.count()).select_from(table).where(condition)

@@ -61,7 +61,7 @@ class HotTier:
             windows = [await self._newest(tx, session, question) for session in sessions.values()]
             once = {event.item: event for window in windows for event in window}  # forks share what they inherited
             vectors = await self._vectors_of(tx, list(once.values()))
-            owners = await tx.sessions.by_keys({event.session_key for event in once.values()})
+            owners = await tx.sessions.by_keys({event.session_key for event in once.values()} - sessions.keys())
         ids = {key: session.session_id for key, session in (owners | sessions).items()}
         events = matching(list(once.values()), scope, question.conditions, ids)
         return self._compared(question, await question.vector(), events, vectors)

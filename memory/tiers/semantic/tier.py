@@ -114,7 +114,7 @@ class SemanticTier:
                 best |= self._probe(await self._held(tx, session), scope, vector)
             wanted = sorted(best, key=lambda item: best[item], reverse=True)[: max(4 * question.wanted, 200)]
             events = await tx.events.by_keys([item_key(item) for item in wanted])
-            owners = await tx.sessions.by_keys({event.session_key for event in events})
+            owners = await tx.sessions.by_keys({event.session_key for event in events} - sessions.keys())
         ids = {key: session.session_id for key, session in (owners | sessions).items()}
         events = matching(events, scope, question.conditions, ids)
         dense = np.array([best[event.item] for event in events], np.float32)
