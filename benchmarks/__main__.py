@@ -26,6 +26,7 @@ NAMES = (
     "recall_quality",
     "kv_faults",
     "kv_fidelity",
+    "kv_memory",
     "batching",
 )
 _BUSY = 0.5
