@@ -27,6 +27,7 @@ NAMES = (
     "kv_sharing",
     "kv_faults",
     "kv_fidelity",
+    "kv_memory",
     "batching",
 )
 _WITH_POSTGRES = ("read_your_writes", "kv_sharing")
