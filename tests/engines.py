@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class Engine:
 @contextmanager
 def scripted() -> Iterator[Engine]:
     engine = Engine()
-    with _listening(lambda: nullcontext(engine.app())) as url:
+    with listening(engine.app()) as url:
         engine.url = f"{url}/v1"
         yield engine
 
@@ -107,6 +107,11 @@ def model_runtime(folder: Path, *, model: str | None = "fixture", key: str | Non
     limits = [Middleware(ReadDeadline), Middleware(BodyLimit)]
     with _listening(lambda: runtime_app(model, "minilm", folder, settings, key, _as_json, limits)) as url:
         yield url
+
+
+def listening(app: FastAPI) -> AbstractContextManager[str]:
+    """The base URL of an application on a free port."""
+    return _listening(lambda: nullcontext(app))
 
 
 def _as_json(stats: Any) -> bytes:

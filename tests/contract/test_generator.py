@@ -227,7 +227,7 @@ async def test_an_engine_that_is_away_is_unavailable(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["in_process", "runtime_http"])
-@pytest.mark.parametrize("fidelity", [Fidelity.INT8, Fidelity.INT4, Fidelity.AUTO])
+@pytest.mark.parametrize("fidelity", [Fidelity.INT8, Fidelity.INT4, Fidelity.AUTO, Fidelity.SPARSE])
 async def test_kv_of_every_fidelity_is_found_again(
     name: str, fidelity: Fidelity, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
