@@ -1,4 +1,4 @@
-# One image for API, workers and migrations. `docker build --build-arg TORCH_INDEX=…` takes torch from another index,
+# One image for API, workers, model runtime and migrations. `docker build --build-arg TORCH_INDEX=…` takes torch from another index,
 # for example the CPU-only one that pytorch.org names under "Get started".
 FROM python:3.11-slim
 ARG TORCH_INDEX=
@@ -16,6 +16,6 @@ RUN pip install --editable . --constraint constraints.txt \
 USER stratamem
 ENV STRATAMEM_DATA_DIR=/data STRATAMEM_LOG_FORMAT=json
 VOLUME /data
-EXPOSE 8080
+EXPOSE 8080 8090
 ENTRYPOINT ["stratamem"]
 CMD ["serve"]

@@ -67,6 +67,21 @@ def worker(
 
 
 @app.command()
+def runtime(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65_535)] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Start the model runtime as a process of its own: generation, its KV, and embeddings, for any number of APIs."""
+    settings = _settings(runtime_host=host, runtime_port=port, data_dir=data_dir)
+    with _one_line_errors():
+        from api import runtime as process
+
+        process.run(settings, lambda url: _announce_runtime(settings, url))
+    _end()
+
+
+@app.command()
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database's schema to the newest version."""
     settings = _settings(data_dir=data_dir)
@@ -193,3 +208,12 @@ def _announce(settings: Settings, url: str) -> None:
     _out.print(f"  health     {url}/health/ready", markup=False)
     _out.print(f"  data       {settings.data_dir.resolve()}", markup=False)
     _out.print(f"  try        {curl}", markup=False)
+
+
+def _announce_runtime(settings: Settings, url: str) -> None:
+    key = " STRATAMEM_RUNTIME_KEY=$STRATAMEM_RUNTIME_KEY" if settings.runtime_key else ""
+    _out.print(f"Stratamem's model runtime {VERSION} answers on {url}", markup=False)
+    _out.print(f"  model      {settings.model or 'none: it only embeds; STRATAMEM_MODEL sets one'}", markup=False)
+    _out.print(f"  embedder   {settings.embedder}", markup=False)
+    _out.print(f"  KV         {settings.data_dir.resolve() / 'kv' / 'runtime'}", markup=False)
+    _out.print(f"  use it     STRATAMEM_RUNTIME_URL={url}{key} stratamem serve", markup=False)

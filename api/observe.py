@@ -53,7 +53,8 @@ class Observe:
         try:
             # Who only looks, at the progress of an ingest for instance, must not slow it down.
             waited_for = scope["method"] not in _LOOKING
-            with scope["app"].state.container.traffic.request() if waited_for else nullcontext():
+            container = getattr(scope["app"].state, "container", None)  # the model runtime has none
+            with container.traffic.request() if waited_for and container else nullcontext():
                 await self._app(scope, receive, observed)
         except ClientDisconnect:
             pass  # nobody to answer

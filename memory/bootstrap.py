@@ -17,16 +17,19 @@ from typing import Protocol
 from memory.adapters.jobs.celery_queue import CeleryQueue
 from memory.adapters.kv.null import NullKVStore
 from memory.adapters.kv.runtime import RuntimeKVStore
+from memory.adapters.kv.runtime_http import RemoteKVStore
 from memory.adapters.lexical.scan import ScanIndex
 from memory.adapters.lexical.tantivy_index import TantivyIndexes
 from memory.adapters.models.generation import InProcessGenerator, load_generator
 from memory.adapters.models.inprocess import load_models
 from memory.adapters.models.openai_http import OpenAIGenerator
+from memory.adapters.models.runtime_http import RemoteRuntime, RuntimeGenerator, connect
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.generation import Generator
+from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
 from memory.services.activity import Activity
 from memory.services.admin import Admin
@@ -115,13 +118,16 @@ async def build(
         stack.push_async_callback(storage.close)
         await storage.migrate()
         traffic = traffic or Traffic()
-        if models is None:
+        remote = await _connected(stack, settings)
+        if remote is not None:
+            models = remote  # connections belong to one event loop: nobody shares them
+        elif models is None:
             loaded = await asyncio.to_thread(load_models, settings.embedder, traffic.give_way)
             stack.callback(loaded.embedder.close)
             models = loaded
         jobs = CeleryQueue(settings.broker_url, settings.jobs, settings.data_dir)
         stack.callback(jobs.close)
-        yield await _wire(stack, settings, clock, storage, jobs, models, traffic, serving)
+        yield await _wire(stack, settings, clock, storage, jobs, models, remote, traffic, serving)
 
 
 async def _wire(
@@ -131,14 +137,16 @@ async def _wire(
     storage: SqlStorage,
     jobs: CeleryQueue,
     models: Models,
+    remote: RemoteRuntime | None,
     traffic: Traffic,
     serving: bool,
 ) -> Container:
     embedder, tokenizer = models.embedder, models.tokenizer
     lease = timedelta(seconds=settings.jobs.lease)
     secrets = TenantSecrets(storage, clock)
-    generator = await _generator(stack, settings, tokenizer, await secrets.of(DEFAULT_TENANT)) if serving else None
-    kv = RuntimeKVStore(generator) if isinstance(generator, InProcessGenerator) else NullKVStore()
+    salt = _salt(await secrets.of(DEFAULT_TENANT))
+    generator = await _generator(stack, settings, tokenizer, remote, salt) if serving else None
+    kv = _kv(generator, remote, salt) if serving else NullKVStore()
     hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
     semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
     consolidation = Consolidation(
@@ -224,23 +232,37 @@ async def _wire(
     )
 
 
-async def _generator(
-    stack: AsyncExitStack, settings: Settings, tokenizer: Tokenizer, secret: bytes
-) -> Generator | None:
+async def _connected(stack: AsyncExitStack, settings: Settings) -> RemoteRuntime | None:
+    if settings.runtime_url is None:
+        return None
+    folder = settings.data_dir.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    remote = await connect(settings.runtime_url, settings.runtime_key, folder / f"runtime-{settings.node_name}.json")
+    stack.push_async_callback(remote.client.close)
+    return remote
+
+
+def _salt(secret: bytes) -> Callable[[str, str], str]:
     """`secret`: of the database, so that all processes of it make the same salts."""
+    return lambda tenant_id, share_group: keyed_hash(secret, ["kv", tenant_id, share_group]).hex()
+
+
+async def _generator(
+    stack: AsyncExitStack,
+    settings: Settings,
+    tokenizer: Tokenizer,
+    remote: RemoteRuntime | None,
+    salt: Callable[[str, str], str],
+) -> Generator | None:
+    """An engine's URL, then the runtime's model, then one of our own."""
     folder = settings.data_dir.resolve() / "kv" / settings.node_name
-    if settings.model is None or settings.model.startswith(_URL):
+    elsewhere = settings.model is not None and settings.model.startswith(_URL)
+    if settings.model is None or elsewhere or remote is not None:
         # No purge would find the KV of a model that is not served any more; it is only a cache.
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    if settings.model is None:
-        return None
     wanted = settings.generation
-
-    def salt(tenant_id: str, share_group: str) -> str:
-        return keyed_hash(secret, ["kv", tenant_id, share_group]).hex()
-
-    if settings.model.startswith(_URL):
-        remote = OpenAIGenerator(
+    if settings.model is not None and elsewhere:
+        engine = OpenAIGenerator(
             settings.model,
             wanted.remote_model,
             wanted.remote_key,
@@ -249,11 +271,21 @@ async def _generator(
             salt=salt,
             timeout=wanted.remote_timeout,
         )
-        stack.push_async_callback(remote.close)
-        return remote
+        stack.push_async_callback(engine.close)
+        return engine
+    if remote is not None:
+        return None if remote.model is None else RuntimeGenerator(remote.client, remote.model, salt)
+    if settings.model is None:
+        return None
     local = await asyncio.to_thread(load_generator, settings.model, folder, wanted, salt)
     stack.push_async_callback(asyncio.to_thread, local.close)
     return local
+
+
+def _kv(generator: Generator | None, remote: RemoteRuntime | None, salt: Callable[[str, str], str]) -> KVStore:
+    if remote is not None:
+        return RemoteKVStore(remote.client, salt)
+    return RuntimeKVStore(generator) if isinstance(generator, InProcessGenerator) else NullKVStore()
 
 
 def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:

@@ -5,7 +5,7 @@ import ipaddress
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from memory.adapters.jobs.settings import JobSettings
@@ -49,6 +49,16 @@ class Settings(BaseSettings):
         default=None,
         description="What writes answers: fixture, a folder, a hub id, or an OpenAI-compatible URL; unset: nothing.",
     )
+    runtime_url: str | None = Field(
+        default=None,
+        description="Of a `stratamem runtime` that generates and embeds for this process; unset: it does so itself.",
+    )
+    runtime_key: str | None = Field(
+        default=None,
+        description="What the runtime and those who ask it share; needed where it listens on any address but loopback.",
+    )
+    runtime_host: str = Field(default="127.0.0.1", description="Address that `stratamem runtime` listens on.")
+    runtime_port: int = Field(default=8090, ge=0, le=65535, description="Port that `stratamem runtime` listens on.")
     node: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
@@ -64,6 +74,12 @@ class Settings(BaseSettings):
     longterm: LongTermSettings = LongTermSettings()
     recall: RecallSettings = RecallSettings()
     generation: GenerationSettings = GenerationSettings()
+
+    @field_validator("runtime_url", "runtime_key", "model", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        """compose.yaml passes on what the operator did not set as an empty text."""
+        return value or None
 
     @property
     def storage_url(self) -> str:
@@ -84,7 +100,7 @@ class Settings(BaseSettings):
 
     @property
     def loopback(self) -> bool:
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     @property
     def keys_needed(self) -> bool:
@@ -92,7 +108,7 @@ class Settings(BaseSettings):
 
 
 @functools.lru_cache(maxsize=8)  # every request asks
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

@@ -79,6 +79,9 @@ class ScriptedGenerator:
     prompts: list[Prompt] = field(default_factory=list)
     closed: int = 0
 
+    async def moment(self) -> None:
+        return None
+
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         self.prompts.append(prompt)
         try:

@@ -1,6 +1,5 @@
 """What is a model asked to write, and what comes back?"""
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -48,8 +47,8 @@ class Prompt:
     tenant_id: str
     share_group: str
     fidelity: Fidelity = Fidelity.EXACT
-    prepared: float = math.inf
-    """Monotonic seconds before it was put together: what is purged from then on may be in it."""
+    prepared: str | None = None
+    """`Generator.moment()` before it was put together: what is purged from then on may be in it."""
 
 
 @dataclass(frozen=True, slots=True)

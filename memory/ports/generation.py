@@ -15,6 +15,12 @@ class Generator(Protocol):
     def max_tokens(self) -> int:
         """The context length: prompt and answer together have at most so many tokens."""
 
+    async def moment(self) -> str | None:
+        """Asked for before a prompt is put together, and given along with it: an answer to what was purged since fails.
+
+        The engine's own time. None where its KV is not ours to forget. Raises GeneratorUnavailable.
+        """
+
     def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         """Zero or more `Delta`, then exactly one `Finished`; nothing runs before the first step.
 

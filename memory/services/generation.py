@@ -6,7 +6,6 @@ the answer is told. Turns of one session follow each other; a reply whose prompt
 
 import asyncio
 import re
-import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -87,7 +86,7 @@ class Generation:
             if request.memory_key is not None:
                 _check(principal, request)
                 await stack.enter_async_context(self._one_at_a_time(principal.tenant_id, request.memory_key))
-            begun = time.monotonic()
+            begun = await generator.moment()
             prepared = await self._prepared(principal, request, generator)
             chunks = self._answer(principal, request, generator, prepared, begun)
             await stack.enter_async_context(aclosing(chunks))
@@ -150,7 +149,7 @@ class Generation:
         )
 
     async def _answer(
-        self, principal: Principal, request: TurnRequest, generator: Generator, prepared: _Prepared, begun: float
+        self, principal: Principal, request: TurnRequest, generator: Generator, prepared: _Prepared, begun: str | None
     ) -> AsyncGenerator[Chunk, None]:
         prompt = Prompt(
             messages=prepared.messages,

@@ -5,13 +5,15 @@ unknown token to the library, however long it is: here it counts as its UTF-8 by
 a line of emoji is as long as it looks.
 """
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from model_runtime.embedders.folder import DEFAULT, ModelFolder, UnusableModel, find
+from model_runtime.embedders.folder import DEFAULT, UnusableModel, find
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -91,24 +93,31 @@ def _pieces(text: str) -> Iterator[str]:
 
 def load(name: str = DEFAULT) -> TextTokenizer:
     """The tokenizer of the model "minilm" (packaged), in a folder, or of a hub id. Raises UnusableModel."""
+    file = find(name).tokenizer_file()
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except UnusableModel as e:
+        raise UnusableModel(f"{file}: {e}") from e
+
+
+def parse(text: str) -> TextTokenizer:
+    """The tokenizer of a `tokenizer.json`. Raises UnusableModel."""
     from tokenizers import Tokenizer
 
     # Embedding a text costs a hundred times its tokenizing, so threads gain nothing here, and a process that forks
     # (Celery) after the library started threads may hang in the child.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    folder = find(name)
     try:
-        tokenizer = Tokenizer.from_file(str(folder.tokenizer_file()))
-    except UnusableModel:
-        raise
-    except Exception as e:  # the library raises bare Exception for a file that it can't read
-        raise UnusableModel(f"{folder.tokenizer_file()} is not a tokenizer: {e}") from e
-    return TextTokenizer(tokenizer, _unknown_id(folder, tokenizer), folder.tokenizer_fingerprint())
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as e:  # the library raises bare Exception for what it can't read
+        raise UnusableModel(f"this is not a tokenizer: {e}") from e
+    return TextTokenizer(
+        tokenizer, _unknown_id(json.loads(text)["model"], tokenizer), hashlib.sha256(text.encode()).hexdigest()[:12]
+    )
 
 
-def _unknown_id(folder: ModelFolder, tokenizer: "Tokenizer") -> int | None:
+def _unknown_id(model: dict[str, Any], tokenizer: "Tokenizer") -> int | None:
     """The token for what the vocabulary can't split; byte-level vocabularies have none."""
-    model: dict[str, Any] = folder.settings("tokenizer.json")["model"]
     if model.get("unk_id") is not None:
         return int(model["unk_id"])
     return tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import secrets
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from model_runtime.generators.checkpoint import Checkpoint, load
 from model_runtime.generators.engine import Engine
 from model_runtime.kv.arena import Arena
 from model_runtime.kv.cache import FILE_EXTRA, KVCache
-from model_runtime.kv.codecs import Codec, codec
+from model_runtime.kv.codecs import NAMES, Codec, codec
 from model_runtime.kv.disk import DiskTier
 from model_runtime.kv.gate import Gate
 from model_runtime.kv.host import HostTier
@@ -24,6 +26,10 @@ from model_runtime.kv.retrieval import SparseCounts, SparsePolicy
 from model_runtime.kv.sequence import GROUP
 from model_runtime.kv.shape import BLOCK
 from model_runtime.kv.staging import Staging, staging_blocks
+
+SPARSE = "sparse"
+POLICIES = (*NAMES, SPARSE)
+"""How exactly KV is kept and read: the codecs, and steps that leave blocks out. Each has its own namespaces."""
 
 _FORMAT = 1
 _GRID = BLOCK
@@ -50,6 +56,7 @@ class Runtime:
     def __init__(self, options: RuntimeOptions, checkpoint: Checkpoint) -> None:
         shape = checkpoint.shape
         self.checkpoint = checkpoint
+        self._instance = secrets.token_hex(8)
         self.chat = ChatTokenizer(checkpoint.tokenizer)
         self.gate = Gate()
         self._codecs: Callable[[str], Codec] = lru_cache(maxsize=None)(lambda name: codec(name, shape))
@@ -73,6 +80,11 @@ class Runtime:
         """Tokens of a block."""
         return BLOCK
 
+    @property
+    def max_tokens(self) -> int:
+        """What the model reads and all tiers together hold."""
+        return min(self.checkpoint.max_tokens, self.capacity("exact"))
+
     def capacity(self, codec: str) -> int:
         """Tokens of one session that all tiers together hold, when nothing else is kept."""
         stored = self._stored_bytes(codec)
@@ -90,7 +102,7 @@ class Runtime:
     def namespace(self, salt: str, policy: str) -> bytes:
         """Everything but the tokens that decides what KV is computed, and who may share it.
 
-        `policy`: the name of a codec, or "sparse".
+        `policy`: one of POLICIES.
         """
         facts = self.checkpoint.facts
         return NamespaceFacts(
@@ -99,12 +111,25 @@ class Runtime:
             architecture=facts["architecture"],
             kv_dtype=self.checkpoint.shape.dtype,
             block_size=BLOCK,
-            policy=self.sparse.facts() if policy == "sparse" else policy,
+            policy=self.sparse.facts() if policy == SPARSE else policy,
             chunk_grid=_GRID,
             libraries=facts["libraries"],
             adapter="",
             salt=salt,
         ).namespace()
+
+    def namespaces(self, salt: str) -> frozenset[bytes]:
+        """Of all policies: where KV of this salt may be."""
+        return frozenset(self.namespace(salt, policy) for policy in POLICIES)
+
+    def moment(self) -> str:
+        """Asked for before a prompt is put together: what is forgotten from then on may be in it."""
+        return f"{self._instance}:{time.monotonic():.9f}"
+
+    def since(self, moment: str) -> float | None:
+        """Monotonic seconds of a moment; None for one of an earlier runtime: nobody knows what that one forgot."""
+        instance, _, seconds = moment.partition(":")
+        return float(seconds) if instance == self._instance else None
 
     def stats(self) -> dict[str, Any]:
         """From any thread: counts of one moment, or of two moments close to each other."""
@@ -133,8 +158,9 @@ class Runtime:
         return done
 
     def _open_disk(self, options: RuntimeOptions) -> DiskTier:
-        """Blocks of another model, dtype or library can never be used again, and no purge would find them."""
-        facts = json.dumps([self.checkpoint.facts, self.checkpoint.shape.dtype, _FORMAT, _GRID], sort_keys=True)
+        """Blocks of another model, dtype, library or sparse policy are not used again, and no purge would find them."""
+        known = [self.checkpoint.facts, self.checkpoint.shape.dtype, _FORMAT, _GRID, options.sparse.facts()]
+        facts = json.dumps(known, sort_keys=True)
         mine = options.folder / "blocks" / hashlib.sha256(facts.encode()).hexdigest()[:16]
         for other in (options.folder / "blocks").glob("*"):
             if other != mine:

@@ -138,6 +138,28 @@ def test_an_open_address_without_a_key_is_refused_with_what_to_do() -> None:
     assert "stratamem keys create" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        (("--host", "0.0.0.0"), {}, "STRATAMEM_RUNTIME_KEY"),
+        ((), {"STRATAMEM_MODEL": "http://127.0.0.1:8000/v1"}, "URL of another engine"),
+    ],
+)
+def test_a_runtime_that_should_not_be_started_says_why(
+    arguments: tuple[str, ...], environment: dict[str, str], told: str
+) -> None:
+    result = run("runtime", "--port", "0", *arguments, env=environment)
+    assert (result.exit_code, told in result.stderr) == (2, True), result.output
+
+
+def test_a_runtime_on_a_taken_port_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("runtime", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 1
+    assert "STRATAMEM_RUNTIME_PORT" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_an_open_address_with_a_key_lets_its_bearer_in() -> None:
     token = run("keys", "create", "--scopes", "read").stdout.strip()
     with serving("--host", "0.0.0.0") as (_process, url):

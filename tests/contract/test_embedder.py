@@ -1,15 +1,15 @@
 """What every adapter of the Embedder port does."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from memory.adapters.models.inprocess import load_models
+from memory.adapters.models.inprocess import InProcessEmbedder, load_models
+from memory.adapters.models.runtime_http import connect
 from memory.ports.models import Embedder
-
-ADAPTERS = {"inprocess": lambda: load_models("minilm").embedder}
-"""Name → what opens it: an Embedder with `close()`. A new adapter is a new line."""
+from tests.engines import KEY, model_runtime
 
 PROSE = [
     "The deployment of Friday was rolled back after two minutes.",
@@ -20,11 +20,27 @@ PROSE = [
 ]
 
 
-@pytest.fixture(params=ADAPTERS, scope="module")
-def embedder(request: pytest.FixtureRequest) -> Iterator[Embedder]:
-    embedder = ADAPTERS[request.param]()
+@pytest.fixture(scope="module")
+def in_process() -> Iterator[InProcessEmbedder]:
+    embedder = load_models("minilm").embedder
     yield embedder
     embedder.close()
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with model_runtime(tmp_path_factory.mktemp("runtime"), model=None) as url:
+        yield url
+
+
+@pytest.fixture(params=["in_process", "runtime_http"])
+async def embedder(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Embedder]:
+    if request.param == "in_process":
+        yield request.getfixturevalue("in_process")
+        return
+    remote = await connect(request.getfixturevalue("runtime"), KEY, tmp_path / "facts.json")
+    yield remote.embedder
+    await remote.client.close()
 
 
 async def test_no_texts_are_no_vectors_of_the_right_width(embedder: Embedder) -> None:

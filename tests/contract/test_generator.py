@@ -1,410 +1,245 @@
-"""What every adapter of the Generator port does, and what an engine behind HTTP may do to it."""
+"""What every adapter of the Generator port does: the model of this process, of a runtime, of an engine elsewhere."""
 
 import asyncio
 import json
 import socket
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
-from memory.adapters.models import openai_http
+from memory.adapters.models.generation import InProcessGenerator, load_generator
 from memory.adapters.models.openai_http import OpenAIGenerator
+from memory.adapters.models.runtime_client import RuntimeClient
+from memory.adapters.models.runtime_http import RuntimeGenerator, connect
+from memory.adapters.models.settings import GenerationSettings
 from memory.domain.errors import GeneratorUnavailable, PromptTooLong, UnsupportedParameter
-from memory.domain.generation import CachedTokens, ChatMessage, Chunk, Delta, Finish, Finished, Prompt, Sampling
-from memory.ports.generation import Generator
-
-KEY = "engine-key"
-PROMPT = Prompt(
-    messages=(ChatMessage("system", "Be brief."), ChatMessage("user", "Where is it? 漢字", "ann")),
-    sampling=Sampling(),
-    memory_key="secret-project",
-    tenant_id="acme",
-    share_group="team",
+from memory.domain.generation import (
+    ChatMessage,
+    Chunk,
+    Delta,
+    Fidelity,
+    Finish,
+    Finished,
+    Prompt,
+    Sampling,
 )
+from memory.ports.generation import Generator
+from memory.testing import WordTokenizer
+from model_runtime.wire import ModelFacts
+from tests.engines import DONE, KEY, Engine, model_runtime, piece, scripted, usage
+
+PROMPT = Prompt(
+    messages=(ChatMessage("system", "Be brief."), ChatMessage("user", "abcdefgh " * 20 + "abcd", "ann")),
+    sampling=Sampling(temperature=0, max_tokens=8),
+    memory_key="project",
+    tenant_id="acme",
+    share_group="tenant",
+)
+ENDLESS = replace(PROMPT, sampling=Sampling(temperature=0, max_tokens=1_000_000))
+TOO_LONG = replace(PROMPT, messages=(ChatMessage("user", "x" * 70_000),))
+SMALL = GenerationSettings(device_mib=64, host_mib=64, disk_mib=256, threads=1)
 
 
-class Words:
-    """A tokenizer whose tokens are words."""
-
-    fingerprint = "words"
-
-    def count(self, texts: Sequence[str]) -> list[int]:
-        return [len(text.split()) for text in texts]
-
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        raise NotImplementedError
+def salt(tenant_id: str, share_group: str) -> str:
+    return f"salt-{tenant_id}-{share_group}"
 
 
-def sse(value: Any) -> bytes:
-    return f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n".encode()
+@dataclass
+class Adapter:
+    """`working`: answers that are in the making."""
 
-
-def piece(text: str | None = None, finish: str | None = None) -> bytes:
-    delta = {} if text is None else {"content": text}
-    choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-    return sse({"id": "c", "object": "chat.completion.chunk", "choices": [choice], "usage": None})
-
-
-def usage(prompt: int, completion: int, **details: Any) -> bytes:
-    return sse({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion, **details}})
-
-
-DONE = sse("[DONE]")
-HELLO = (piece(""), piece("Under "), piece("the pot 漢"), piece("字."), piece(finish="stop"))
-COUNTED = usage(100, 7, prompt_tokens_details={"cached_tokens": 64})
-
-Script = Callable[[], AsyncIterator[bytes]]
-
-
-class Engine:
-    """Plays what it is told: the parts of a stream, a function that makes one, or a ready response."""
-
-    def __init__(self) -> None:
-        self.plays: Sequence[bytes] | Script | Response = ()
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.left = threading.Event()
-        self.models_status = 200
-        self.url = ""
-
-    def app(self) -> FastAPI:
-        app = FastAPI()
-
-        @app.post("/v1/chat/completions")
-        async def chat(request: Request) -> Response:
-            self.bodies.append(await request.json())
-            self.headers.append(dict(request.headers))
-            if isinstance(self.plays, Response):
-                return self.plays
-            return StreamingResponse(self._watched(), media_type="text/event-stream")
-
-        @app.get("/v1/models")
-        async def models(request: Request) -> Response:
-            known = request.headers.get("authorization") == f"Bearer {KEY}"
-            return JSONResponse({"object": "list", "data": []}, self.models_status if known else 401)
-
-        return app
-
-    async def _watched(self) -> AsyncIterator[bytes]:
-        try:
-            if callable(self.plays):
-                async for part in self.plays():
-                    yield part
-            else:
-                for part in self.plays:
-                    yield part
-        except asyncio.CancelledError:  # what starlette does to a stream that nobody reads any more
-            self.left.set()
-            raise
+    generator: Generator
+    working: Callable[[], int]
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Engine]:
-    engine = Engine()
-    server = uvicorn.Server(uvicorn.Config(engine.app(), port=0, ws="none", access_log=False, log_config=None))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the engine did not start"
-        time.sleep(0.02)
-    engine.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    yield engine
-    server.should_exit = True
-    thread.join(20)
-
-
-@pytest.fixture
-def engine(served: Engine) -> Engine:
-    served.plays = [*HELLO, COUNTED, DONE]
-    served.bodies, served.headers, served.models_status = [], [], 200
-    served.left.clear()
-    return served
-
-
-def opened(url: str, **options: Any) -> OpenAIGenerator:
-    known: dict[str, Any] = {"tokenizer": Words(), "max_tokens": 8_192, "salt": lambda *of: "salt-" + "/".join(of)}
-    return OpenAIGenerator(url, "tiny", KEY, **{**known, **options})
-
-
-ADAPTERS = {"openai_http": opened}
-"""Name → what opens it over a scripted engine's URL. A new adapter is a new line."""
-
-
-@pytest.fixture(params=ADAPTERS)
-async def generator(request: pytest.FixtureRequest, engine: Engine) -> AsyncIterator[Any]:
-    generator = ADAPTERS[request.param](engine.url)
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessGenerator]:
+    generator = load_generator("fixture", tmp_path_factory.mktemp("kv"), SMALL, salt)
     yield generator
-    await generator.close()
+    generator.close()
 
 
-async def answer(generator: Generator, prompt: Prompt = PROMPT) -> tuple[str, list[Chunk]]:
-    chunks = [chunk async for chunk in generator.generate(prompt)]
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with model_runtime(tmp_path_factory.mktemp("runtime")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with scripted() as engine:
+        yield engine
+
+
+def obliging(engine: Engine) -> None:
+    """It writes as many words as it may, and refuses what is longer than its context."""
+
+    async def plays() -> AsyncIterator[bytes]:
+        for _ in range(engine.bodies[-1]["max_tokens"]):
+            yield piece("word ")
+            await asyncio.sleep(0.01)
+        yield piece(finish="length")
+        yield usage(10, engine.bodies[-1]["max_tokens"])
+        yield DONE
+
+    engine.plays = plays
+    engine.refuses = lambda body: (
+        JSONResponse({"error": {"code": "context_length_exceeded"}}, 400) if len(json.dumps(body)) > 60_000 else None
+    )
+
+
+@pytest.fixture(params=["in_process", "runtime_http", "openai_http"])
+async def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Adapter]:
+    name: str = request.param
+    if name == "in_process":
+        local: InProcessGenerator = request.getfixturevalue("in_process")
+        yield Adapter(local, lambda: sum(local.stats().answers.values()))
+    elif name == "runtime_http":
+        url = request.getfixturevalue("runtime")
+        remote = await connect(url, KEY, tmp_path / "facts.json")
+        assert remote.model is not None
+        headers = {"Authorization": f"Bearer {KEY}"}
+        yield Adapter(
+            RuntimeGenerator(remote.client, remote.model, salt),
+            lambda: sum(httpx.get(f"{url}/v1/stats", headers=headers).json()["answers"].values()),
+        )
+        await remote.client.close()
+    else:
+        engine: Engine = request.getfixturevalue("engine")
+        obliging(engine)
+        elsewhere = OpenAIGenerator(engine.url, "tiny", KEY, tokenizer=WordTokenizer(), max_tokens=8_192, salt=salt)
+        yield Adapter(elsewhere, lambda: engine.streams)
+        await elsewhere.close()
+
+
+async def answer(adapter: Adapter, prompt: Prompt = PROMPT) -> tuple[str, list[Chunk]]:
+    chunks = [chunk async for chunk in adapter.generator.generate(prompt)]
     return "".join(chunk.text for chunk in chunks if isinstance(chunk, Delta)), chunks
 
 
-def ended(chunks: Sequence[Chunk]) -> Finished:
+async def nothing_is_made(adapter: Adapter) -> None:
+    async with asyncio.timeout(10):
+        while await asyncio.to_thread(adapter.working):
+            await asyncio.sleep(0.02)
+
+
+async def test_an_answer_is_deltas_with_text_and_then_one_finished(adapter: Adapter) -> None:
+    text, chunks = await answer(adapter)
+
+    assert text
+    assert all(isinstance(chunk, Delta) and chunk.text for chunk in chunks[:-1])
     assert isinstance(chunks[-1], Finished)
-    return chunks[-1]
+    assert chunks[-1].reason is Finish.LENGTH
+    assert chunks[-1].usage.prompt_tokens > 0
+    assert chunks[-1].usage.completion_tokens == 8
 
 
-async def test_an_answer_is_deltas_with_text_and_then_one_finished(generator: Generator) -> None:
-    text, chunks = await answer(generator)
+async def test_nothing_runs_before_the_first_step(adapter: Adapter) -> None:
+    await adapter.generator.generate(ENDLESS).aclose()
 
-    assert text == "Under the pot 漢字."
-    assert [type(chunk) for chunk in chunks] == [Delta, Delta, Delta, Finished]
-    assert ended(chunks).reason is Finish.STOP
+    assert adapter.working() == 0
 
 
-async def test_nothing_runs_before_the_first_step(generator: Generator, engine: Engine) -> None:
-    await generator.generate(PROMPT).aclose()
-
-    assert engine.bodies == []
-
-
-async def test_the_name_and_the_context_length_are_known_without_asking(generator: Generator) -> None:
-    assert (generator.model, generator.max_tokens) == ("tiny", 8_192)
+async def test_the_name_and_the_context_length_are_known_without_asking(adapter: Adapter) -> None:
+    assert adapter.generator.model
+    assert adapter.generator.max_tokens > 1_000
 
 
-async def test_messages_are_counted_with_names_and_what_a_template_adds(generator: Generator) -> None:
-    assert await generator.count(PROMPT.messages) == 2 + 4 + 1 + 2 * 4
-    assert await generator.count([]) == 0
+async def test_more_messages_count_for_more(adapter: Adapter) -> None:
+    count = adapter.generator.count
+
+    assert await count(PROMPT.messages) > await count(PROMPT.messages[:1]) > 0
 
 
-async def test_the_engine_s_usage_is_read_back(generator: Generator) -> None:
-    used = ended((await answer(generator))[1]).usage
+async def test_an_answer_to_what_was_put_together_now_is_given(adapter: Adapter) -> None:
+    prepared = replace(PROMPT, prepared=await adapter.generator.moment())
 
-    assert (used.prompt_tokens, used.completion_tokens) == (100, 7)
-    assert used.cached == CachedTokens(device=64)
-    assert used.prefill_ms > 0
-    assert used.restore_ms == 0
+    assert (await answer(adapter, prepared))[0] == (await answer(adapter))[0]
 
 
-@pytest.mark.parametrize("details", [{}, {"prompt_tokens_details": None}, {"prompt_tokens_details": {}}])
-async def test_nothing_is_cached_where_the_engine_does_not_say_so(
-    generator: Generator, engine: Engine, details: dict[str, Any]
-) -> None:
-    engine.plays = [*HELLO, usage(100, 7, **details), DONE]
-
-    assert ended((await answer(generator))[1]).usage.cached.total == 0
-
-
-async def test_more_cached_than_prompt_is_not_believed(generator: Generator, engine: Engine) -> None:
-    engine.plays = [*HELLO, usage(10, 7, prompt_tokens_details={"cached_tokens": 64}), DONE]
-
-    assert ended((await answer(generator))[1]).usage.cached.total == 10
-
-
-async def test_an_engine_without_usage_is_counted_by_us(generator: Generator, engine: Engine) -> None:
-    engine.plays = [*HELLO, DONE]
-
-    used = ended((await answer(generator))[1]).usage
-    assert (used.prompt_tokens, used.completion_tokens, used.cached.total) == (15, 4, 0)
-
-
-async def test_an_answer_cut_by_max_tokens_says_length(generator: Generator, engine: Engine) -> None:
-    engine.plays = [piece("Under"), piece(finish="length"), COUNTED, DONE]
-
-    assert ended((await answer(generator))[1]).reason is Finish.LENGTH
-
-
-async def test_an_empty_answer_is_one(generator: Generator, engine: Engine) -> None:
-    engine.plays = [piece(finish="stop"), COUNTED, DONE]
-
-    assert [type(chunk) for chunk in (await answer(generator))[1]] == [Finished]
-
-
-async def test_a_stream_may_be_cut_anywhere_and_hold_comments(generator: Generator, engine: Engine) -> None:
-    whole = b": keep-alive\n\nevent: message\r\n" + b"".join([*HELLO, COUNTED, DONE]).replace(b"\n", b"\r\n")
-    engine.plays = [whole[at : at + 7] for at in range(0, len(whole), 7)]
-
-    assert (await answer(generator))[0] == "Under the pot 漢字."
-
-
-async def test_what_is_sent(generator: Generator, engine: Engine) -> None:
-    await answer(generator, replace(PROMPT, sampling=Sampling(0.0, 0.9, 12, ("\n\n",), 7)))
-
-    assert engine.bodies[0] == {
-        "model": "tiny",
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "Where is it? 漢字", "name": "ann"},
-        ],
-        "temperature": 0.0,
-        "top_p": 0.9,
-        "max_tokens": 12,
-        "stop": ["\n\n"],
-        "seed": 7,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "cache_salt": "salt-acme/team",
-    }
-    assert engine.headers[0]["authorization"] == f"Bearer {KEY}"
-
-
-async def test_a_session_is_routed_by_a_name_that_tells_nothing(generator: Generator, engine: Engine) -> None:
-    same, others = [PROMPT, PROMPT], [replace(PROMPT, memory_key="s2"), replace(PROMPT, tenant_id="evil")]
-    for prompt in [*same, *others, replace(PROMPT, memory_key=None)]:
-        await answer(generator, prompt)
-
-    routes = [headers.get("x-session-id") for headers in engine.headers]
-    assert routes[0] == routes[1]
-    assert len(set(routes)) == 4
-    assert routes[-1] is None
-    assert not any("secret" in str(headers) or "acme" in str(headers) for headers in engine.headers)
-
-
-CONTEXT = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens: my secret prompt"
-TOO_LONG = {
-    "openai": {"error": {"message": "…", "type": "invalid_request_error", "code": "context_length_exceeded"}},
-    "vllm": {"error": {"message": CONTEXT, "type": "BadRequestError", "param": None, "code": 400}},
-    "sglang": {"object": "error", "message": "The input (9 tokens) is longer than the model's context length (8)."},
-    "llama.cpp": {"error": {"code": 400, "message": "…", "type": "exceed_context_size_error"}},
-}
-
-
-@pytest.mark.parametrize("body", TOO_LONG.values(), ids=TOO_LONG)
-async def test_a_prompt_that_is_too_long_is_told_apart(
-    generator: Generator, engine: Engine, body: dict[str, Any]
-) -> None:
-    engine.plays = JSONResponse(body, 400)
-    with pytest.raises(PromptTooLong) as raised:
-        await answer(generator)
-    assert "secret" not in str(raised.value)
-
-    engine.plays = [sse({"error": body}), DONE]
+async def test_a_prompt_that_is_too_long_is_told_apart(adapter: Adapter) -> None:
     with pytest.raises(PromptTooLong):
-        await answer(generator)
+        await answer(adapter, TOO_LONG)
 
 
-@pytest.mark.parametrize("status", [302, 400, 401, 404, 422, 429, 500, 502, 503])
-async def test_a_refusal_is_unavailable_and_does_not_repeat_what_the_engine_said(
-    generator: Generator, engine: Engine, status: int
-) -> None:
-    engine.plays = JSONResponse({"error": {"message": "cannot take: my secret prompt"}}, status)
-    with pytest.raises(GeneratorUnavailable) as raised:
-        await answer(generator)
+async def test_closing_the_iterator_ends_the_work(adapter: Adapter) -> None:
+    async with aclosing(adapter.generator.generate(ENDLESS)) as chunks:
+        assert isinstance(await anext(chunks), Delta)
+        assert await asyncio.to_thread(adapter.working) == 1
 
-    assert raised.value.facts == {"engine_status": status}
-    assert str(status) in raised.value.detail
-    assert "secret" not in raised.value.detail
+    await nothing_is_made(adapter)
 
 
-async def raises_after_a_piece() -> AsyncIterator[bytes]:
-    yield piece("Under ")
-    await asyncio.sleep(0.05)
-    raise ConnectionResetError  # uvicorn closes the connection without the last chunk
-
-
-BROKEN: dict[str, Any] = {
-    "nothing": [b""],
-    "no end": [piece("Under ")],
-    "no DONE": [*HELLO, COUNTED],
-    "half a last line": [*HELLO, COUNTED, b"data: [DO"],
-    "no finish reason": [piece("Under "), DONE],
-    "abort": [piece("Under "), piece(finish="abort"), DONE],
-    "content filter": [piece("Under "), piece(finish="content_filter"), DONE],
-    "not JSON": [piece("Under "), sse("{oops"), *HELLO, DONE],
-    "not an object": [sse("[]"), *HELLO, DONE],
-    "not a chunk": [sse({"choices": "none"}), *HELLO, DONE],
-    "not numbers": [*HELLO, sse({"choices": [], "usage": {"prompt_tokens": -1}}), DONE],
-    "an error inside": [piece("Under "), sse({"error": {"message": "out of memory"}}), DONE],
-    "an endless line": [b"data: " + b"x" * (openai_http.MAX_LINE_BYTES + 1)],
-    "a plain answer": [json.dumps({"choices": [{"message": {"content": "Under"}}]}).encode()],
-    "cut": raises_after_a_piece,
-}
-
-
-@pytest.mark.parametrize("plays", BROKEN.values(), ids=BROKEN)
-async def test_a_stream_that_is_not_whole_is_never_an_answer(generator: Generator, engine: Engine, plays: Any) -> None:
-    engine.plays = plays
-    chunks: list[Chunk] = []
+async def test_cancelling_the_reader_ends_the_work(adapter: Adapter) -> None:
+    begun = asyncio.Event()
 
     async def read() -> None:
-        async for chunk in generator.generate(PROMPT):
-            chunks.append(chunk)  # noqa: PERF401  # what came before the error counts
+        async for _ in adapter.generator.generate(ENDLESS):
+            begun.set()
 
-    with pytest.raises(GeneratorUnavailable):
-        await read()
-    assert all(isinstance(chunk, Delta) for chunk in chunks)
-
-
-async def test_the_engine_is_usable_again_after_a_failure(generator: Generator, engine: Engine) -> None:
-    whole, engine.plays = engine.plays, raises_after_a_piece
-    with pytest.raises(GeneratorUnavailable):
-        await answer(generator)
-
-    engine.plays = whole
-    assert (await answer(generator))[0] == "Under the pot 漢字."
-
-
-async def waits() -> AsyncIterator[bytes]:
-    yield piece("Under ")
-    await asyncio.sleep(30)
-    yield piece("never read")
-
-
-async def test_a_slow_engine_is_given_up(engine: Engine) -> None:
-    engine.plays = waits
-    generator = opened(engine.url, timeout=0.2)
-    with pytest.raises(GeneratorUnavailable, match="ReadTimeout"):
-        await answer(generator)
-
-    await generator.close()
-
-
-async def test_closing_the_iterator_ends_the_engine_s_work(generator: Generator, engine: Engine) -> None:
-    engine.plays = waits
-    async with aclosing(generator.generate(PROMPT)) as chunks:
-        assert await anext(chunks) == Delta("Under ")
-
-    assert await asyncio.to_thread(engine.left.wait, 5)
-
-
-async def test_cancelling_the_reader_ends_the_engine_s_work(generator: Generator, engine: Engine) -> None:
-    engine.plays = waits
-    reader = asyncio.create_task(answer(generator))
-    while not engine.bodies:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
+    reader = asyncio.create_task(read())
+    await asyncio.wait_for(begun.wait(), 20)
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
 
-    assert await asyncio.to_thread(engine.left.wait, 5)
+    await nothing_is_made(adapter)
 
 
-async def test_an_engine_that_is_away_is_unavailable() -> None:
+async def test_many_answers_at_once_do_not_mix(adapter: Adapter) -> None:
+    alone = (await answer(adapter))[0]
+
+    together = await asyncio.gather(*(answer(adapter) for _ in range(6)))
+    assert [text for text, _ in together] == [alone] * 6
+
+
+async def test_logprobs_are_refused_and_not_dropped(adapter: Adapter) -> None:
+    with pytest.raises(UnsupportedParameter):
+        await answer(adapter, replace(PROMPT, sampling=Sampling(max_tokens=8, logprobs=2)))
+
+
+async def test_a_check_is_silent_where_all_is_well(adapter: Adapter) -> None:
+    await adapter.generator.check()
+
+
+@pytest.mark.parametrize("kind", ["runtime_http", "openai_http"])
+async def test_an_engine_that_is_away_is_unavailable(kind: str) -> None:
     with socket.socket() as taken:  # bound but not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
-        generator = opened(f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        client = RuntimeClient(url, None)
+        away: Any = (
+            RuntimeGenerator(client, ModelFacts(name="m", max_tokens=9_999), salt)
+            if kind == "runtime_http"
+            else OpenAIGenerator(url, "tiny", tokenizer=WordTokenizer(), max_tokens=8_192, salt=salt)
+        )
         with pytest.raises(GeneratorUnavailable):
-            await answer(generator)
+            await answer(Adapter(away, lambda: 0))
         with pytest.raises(GeneratorUnavailable):
-            await generator.check()
-        await generator.close()
+            await away.check()
+        await client.close()
 
 
-async def test_a_check_is_silent_where_the_engine_answers(generator: Generator) -> None:
-    await generator.check()
-
-
-@pytest.mark.parametrize("status", [401, 500])
-async def test_a_check_says_what_the_engine_said(generator: Generator, engine: Engine, status: int) -> None:
-    engine.models_status = status
-    with pytest.raises(GeneratorUnavailable, match=str(status)):
-        await generator.check()
-
-
-async def test_logprobs_are_refused_and_not_dropped(generator: Generator, engine: Engine) -> None:
-    with pytest.raises(UnsupportedParameter):
-        await answer(generator, replace(PROMPT, sampling=Sampling(logprobs=2)))
-
-    assert engine.bodies == []
+@pytest.mark.parametrize("name", ["in_process", "runtime_http"])
+@pytest.mark.parametrize("fidelity", [Fidelity.INT8, Fidelity.INT4, Fidelity.AUTO, Fidelity.SPARSE])
+async def test_kv_of_every_fidelity_is_found_again(
+    name: str, fidelity: Fidelity, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    prompt = replace(PROMPT, messages=(ChatMessage("user", "the garden " * 120),), fidelity=fidelity)
+    if name == "in_process":
+        local = request.getfixturevalue("in_process")
+        again = [await answer(Adapter(local, lambda: 0), prompt) for _ in range(2)][1][1][-1]
+    else:
+        remote = await connect(request.getfixturevalue("runtime"), KEY, tmp_path / "facts.json")
+        assert remote.model is not None
+        generator = RuntimeGenerator(remote.client, remote.model, salt)
+        again = [await answer(Adapter(generator, lambda: 0), prompt) for _ in range(2)][1][1][-1]
+        await remote.client.close()
+    assert isinstance(again, Finished)
+    assert again.usage.cached.total >= 1_024

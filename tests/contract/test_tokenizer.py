@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from memory.ports.models import Tokenizer
 from model_runtime.embedders import tokenizer as text_tokenizer
+from model_runtime.embedders.folder import find
 
 TOKENIZERS: dict[str, Tokenizer] = {"minilm": text_tokenizer.load("minilm")}
 ADAPTERS = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
@@ -123,3 +124,11 @@ def test_a_megabyte_takes_about_four_times_as_long_as_a_quarter(tokenizer: Token
 def test_the_fingerprint_names_the_vocabulary(tokenizer: Tokenizer) -> None:
     assert tokenizer.fingerprint
     assert tokenizer.fingerprint == tokenizer.fingerprint
+
+
+def test_a_tokenizer_that_came_over_the_wire_is_the_same() -> None:
+    text = find("minilm").tokenizer_file().read_text(encoding="utf-8")
+    local, remote = text_tokenizer.load("minilm"), text_tokenizer.parse(text)
+
+    assert remote.fingerprint == local.fingerprint
+    assert remote.count(["hello world 😀 안녕"]) == local.count(["hello world 😀 안녕"])

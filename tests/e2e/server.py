@@ -17,7 +17,7 @@ import httpx
 T = TypeVar("T")
 
 COMMAND = Path(sys.executable).with_name("stratamem")
-_START = 60.0
+_START = 120.0
 _STOP = 10.0
 """Seconds: what the design promises between SIGTERM and the end."""
 
@@ -124,6 +124,42 @@ class Server(Process):
         assert self.running, f"the server ended with {self.process and self.process.returncode}\n{self.tail()}"
         try:
             return self.http.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+class Runtime(Process):
+    """`stratamem runtime` with the fixture on a free port; `settings` tell an API how to ask it."""
+
+    KEY = "a-shared-secret-of-the-tests"
+
+    def __init__(self, data: Path, **settings: object) -> None:
+        self.port = free_port()
+        given = {"RUNTIME_PORT": self.port, "RUNTIME_KEY": self.KEY, "MODEL": "fixture", "GENERATION__THREADS": 1}
+        super().__init__(data, "runtime", **{**given, **settings})
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.asked_by = {"RUNTIME_URL": self.url, "RUNTIME_KEY": self.KEY}
+
+    def start(self) -> "Runtime":
+        self.spawn()
+        until(self._ready, _START, what="the runtime is ready")
+        return self
+
+    @property
+    def blocks(self) -> list[Path]:
+        """Files of KV."""
+        return list((self.data / "kv").rglob("blocks/**/*.safetensors"))
+
+    def __enter__(self) -> "Runtime":
+        return self if self.running else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def _ready(self) -> bool:
+        assert self.running, f"the runtime ended with {self.process and self.process.returncode}\n{self.tail()}"
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=30).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -1,7 +1,6 @@
-"""How does this process write answers itself? The runtime's thread computes; here its words reach the event loop."""
+"""How does this process write answers itself? The runtime's thread computes; here its words become the memory's."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +23,10 @@ from memory.domain.generation import (
 from memory.ports.generation import Generator
 
 if TYPE_CHECKING:
-    from model_runtime.generators.job import Done, Event
+    from model_runtime.generators.ask import Asked
+    from model_runtime.generators.job import Done
     from model_runtime.generators.runtime import Runtime
 
-_MOST_WAITING = 256
 # `auto` may give up exactness only where a quota would otherwise evict: so far it never does.
 _POLICIES = {
     Fidelity.EXACT: "exact",
@@ -45,6 +44,11 @@ def load_generator(
 
     `salt(tenant_id, share_group)`: the same text for those who may share KV, not to be guessed by others.
     """
+    return InProcessGenerator(open_local(model, folder, settings), salt)
+
+
+def open_local(model: str, folder: Path, settings: GenerationSettings) -> "Runtime":
+    """The runtime of this process, with its KV in `folder`. Blocks for seconds. Raises GeneratorUnavailable."""
     from model_runtime.embedders.folder import UnusableModel
     from model_runtime.generators.runtime import RuntimeOptions, open_runtime
     from model_runtime.kv.retrieval import SparsePolicy
@@ -66,7 +70,7 @@ def load_generator(
         ),
     )
     try:
-        return InProcessGenerator(open_runtime(options), salt)
+        return open_runtime(options)
     except (UnusableModel, OSError, ImportError) as error:
         raise GeneratorUnavailable(f"The model {model!r} can't be loaded: {error}") from error
 
@@ -84,34 +88,18 @@ class InProcessGenerator(Generator):
 
     @property
     def max_tokens(self) -> int:
-        """What the model reads and all tiers together hold."""
-        return min(self._runtime.checkpoint.max_tokens, self._runtime.capacity("exact"))
+        return self._runtime.max_tokens
+
+    async def moment(self) -> str:
+        return self._runtime.moment()
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
-        from model_runtime.generators.job import Done, Failed, Job, Text
-        from model_runtime.generators.sampling import SamplingOptions
+        from model_runtime.generators.job import Done, Failed, Text
 
-        ids = await asyncio.to_thread(self._ids, prompt.messages)
-        policy = _POLICIES[prompt.fidelity]
-        codec = "exact" if policy == "sparse" else policy
-        self._check_length(len(ids), codec)
-        if self._runtime.engine.waiting >= _MOST_WAITING:
-            raise GeneratorUnavailable("too many answers are waiting: try again later")
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def emit(event: "Event") -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
-        wanted = prompt.sampling
-        options = SamplingOptions(wanted.temperature, wanted.top_p, wanted.max_tokens, wanted.stop, wanted.seed)
-        namespace = self._runtime.namespace(self._salt(prompt.tenant_id, prompt.share_group), policy)
-        job = Job(tuple(ids), options, namespace, codec, emit, prompt.prepared, sparse=policy == "sparse")
-        self._submit(job)
+        asked = await self._ask(prompt)
         try:
             while True:
-                match await events.get():
+                match await asked.next():
                     case Text(text):
                         yield Delta(text)
                     case Done() as done:
@@ -120,7 +108,7 @@ class InProcessGenerator(Generator):
                     case Failed(message):
                         raise GeneratorUnavailable(f"the model could not go on: {message}")
         finally:
-            job.cancelled.set()
+            asked.cancel()
 
     async def count(self, messages: Sequence[ChatMessage]) -> int:
         return len(await asyncio.to_thread(self._ids, messages))
@@ -137,8 +125,7 @@ class InProcessGenerator(Generator):
 
         Raises GeneratorUnavailable.
         """
-        salt = self._salt(tenant_id, WHOLE_TENANT)
-        namespaces = frozenset(self._runtime.namespace(salt, policy) for policy in set(_POLICIES.values()))
+        namespaces = self._runtime.namespaces(self._salt(tenant_id, WHOLE_TENANT))
         try:
             return await asyncio.wrap_future(self._runtime.forget(namespaces))
         except OSError as error:
@@ -147,28 +134,47 @@ class InProcessGenerator(Generator):
     def close(self) -> None:
         self._runtime.close()
 
-    def _check_length(self, tokens: int, codec: str) -> None:
-        reads, holds = self._runtime.checkpoint.max_tokens, self._runtime.capacity(codec)
-        if tokens >= reads:
-            raise PromptTooLong(f"the prompt has {tokens} tokens; the model reads {reads}")
-        if tokens >= holds:
-            raise PromptTooLong(
-                f"the prompt has {tokens} tokens; all tiers together hold the KV of {holds}:"
-                " STRATAMEM_GENERATION__DEVICE_MIB, …__HOST_MIB and …__DISK_MIB say how much"
-            )
+    async def _ask(self, prompt: Prompt) -> "Asked":
+        from model_runtime.generators.ask import Busy, Question, TooLong, ask
+        from model_runtime.generators.chat import UnfitMessages
+        from model_runtime.generators.sampling import SamplingOptions
 
-    def _submit(self, job: "object") -> None:
-        if not self._runtime.engine.running:
-            raise GeneratorUnavailable("the model's thread has ended: restart the service")
-        self._runtime.engine.submit(job)  # type: ignore[arg-type]
+        wanted = prompt.sampling
+        question = Question(
+            messages=messages_of(prompt.messages),
+            options=SamplingOptions(wanted.temperature, wanted.top_p, wanted.max_tokens, wanted.stop, wanted.seed),
+            salt=self._salt(prompt.tenant_id, prompt.share_group),
+            policy=policy_of(prompt),
+            moment=prompt.prepared,
+        )
+        try:
+            return await ask(self._runtime, question)
+        except TooLong as error:
+            raise PromptTooLong(str(error)) from error
+        except UnfitMessages as error:
+            raise InvalidInput(str(error)) from error
+        except Busy as error:
+            raise GeneratorUnavailable(str(error)) from error
 
     def _ids(self, messages: Sequence[ChatMessage]) -> list[int]:
         from model_runtime.generators.chat import UnfitMessages
 
         try:
-            return self._runtime.chat.ids([{"role": m.role, "content": m.content} for m in messages])
+            return self._runtime.chat.ids(messages_of(messages))
         except UnfitMessages as error:
             raise InvalidInput(str(error)) from error
+
+
+def messages_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
+    """As a runtime takes them. Names are for its reader's eyes only: templates have no place for them."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def policy_of(prompt: Prompt) -> str:
+    """What a runtime calls the prompt's fidelity. Raises UnsupportedParameter for what no runtime of ours serves."""
+    if prompt.sampling.logprobs is not None:
+        raise UnsupportedParameter("logprobs are not served", param="logprobs")
+    return _POLICIES[prompt.fidelity]
 
 
 def _finished(done: "Done") -> Finished:

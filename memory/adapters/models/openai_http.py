@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
+from memory.adapters.models.lines import lines_of
 from memory.domain.context import MESSAGE_TOKENS
 from memory.domain.errors import GeneratorUnavailable, PromptTooLong, UnsupportedParameter
 from memory.domain.generation import CachedTokens, ChatMessage, Chunk, Delta, Finish, Finished, Prompt, Usage
@@ -107,6 +108,9 @@ class OpenAIGenerator(Generator):
     def max_tokens(self) -> int:
         return self._max_tokens
 
+    async def moment(self) -> None:
+        return None
+
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         if prompt.sampling.logprobs is not None:
             raise UnsupportedParameter("An engine's logprobs are not passed on.", param="logprobs")
@@ -184,7 +188,7 @@ class OpenAIGenerator(Generator):
 
 async def _events(response: httpx.Response) -> AsyncGenerator[_WireEvent, None]:
     """Up to `[DONE]`. Comments (keep-alives) and other fields of server-sent events are passed over."""
-    async with aclosing(_lines(response)) as lines:
+    async with aclosing(lines_of(response, MAX_LINE_BYTES)) as lines:
         async for line in lines:
             if not line.startswith(b"data:"):
                 continue
@@ -193,17 +197,6 @@ async def _events(response: httpx.Response) -> AsyncGenerator[_WireEvent, None]:
                 return
             yield _event(data)
     raise GeneratorUnavailable("The model's engine broke off its answer.")
-
-
-async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """Lines that have ended: what a cut leaves over is none."""
-    pending = b""
-    async for part in response.aiter_bytes():
-        *lines, pending = (pending + part).split(b"\n")
-        if len(pending) > MAX_LINE_BYTES:
-            raise GeneratorUnavailable(f"The model's engine sent a line of more than {MAX_LINE_BYTES} bytes.")
-        for line in lines:
-            yield line
 
 
 def _event(data: bytes) -> _WireEvent:

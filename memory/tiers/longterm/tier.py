@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from memory.domain.changes import Change, ChangeKind, Position
-from memory.domain.errors import StratamemError, TierUnavailable
+from memory.domain.errors import GeneratorUnavailable, StratamemError, TierUnavailable
 from memory.domain.ids import ItemId, is_memory, item_key
 from memory.domain.principals import Scope
 from memory.domain.recall import TierName, field_tests
@@ -98,7 +98,10 @@ class LongTermTier:
             ) from error
         async with self._storage.read() as tx:
             self._position = await tx.changes.followed(self._node) or Position()
-        await self._follow(acknowledge=True)
+        try:
+            await self._follow(acknowledge=True)
+        except GeneratorUnavailable as error:  # a purge is not confirmed before KV is gone; all else is served
+            self.failure = error.detail
         self._task = asyncio.create_task(self._keep_following())
 
     async def close(self) -> None:
