@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory.adapters.models.settings import GenerationSettings
-from memory.domain.errors import GeneratorUnavailable, InvalidInput, PromptTooLong
+from memory.domain.errors import GeneratorUnavailable, InvalidInput, PromptTooLong, UnsupportedParameter
 from memory.domain.generation import (
     WHOLE_TENANT,
     CachedTokens,
