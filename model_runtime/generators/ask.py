@@ -30,7 +30,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`messages`: mappings with role and content. `salt`: whose KV is shared. `policy`: how exactly it is kept and read.
+    """`messages`: with role and content. `salt`: whose KV is shared. `policy`: how exactly it is kept and read.
 
     `moment`: what `Runtime.moment` said before the prompt was put together; None: nothing in it can be purged.
     """
