@@ -13,6 +13,8 @@ the service alone, without HTTP, on a session that is indexed, with the rows cou
 import argparse
 import asyncio
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -231,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     server = "postgresql://root@127.0.0.1:5432/postgres"
     parser.add_argument("--postgres", nargs="?", const=server, help=f"the server's URL ({server})")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the service ends as well
     tokens, forks = (QUICK_TOKENS, QUICK_FORKS) if options.quick else (TOKENS, FORKS)
     sizes = SMALL if options.quick else MODEL
     body: dict[str, Any] = {"load_before": os.getloadavg()[0], "model": sizes, "forks": forks}
