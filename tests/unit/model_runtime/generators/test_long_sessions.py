@@ -12,7 +12,7 @@ LONG = prompt(10 * BLOCK + 60, seed=3)
 
 def kept(runtime, tokens, codec="exact"):
     """The bytes of every block of a prompt, as the host or the disk has them."""
-    nodes = runtime.cache.match(runtime.namespace("salt", codec), tokens)
+    nodes = runtime.cache.match(runtime.namespace("salt", codec), tokens, runtime._codecs(codec))
     return [runtime.cache._read(node, runtime.cache._where(node)).layers for node in nodes]
 
 
@@ -87,7 +87,7 @@ def test_a_disk_copy_that_fails_while_it_is_streamed_is_computed_again(started, 
     runtime = started(device=5, host=0, disk=64)
     ask(runtime, LONG)
     all_below(runtime)
-    node = runtime.cache.match(runtime.namespace("salt", "exact"), LONG)[4]
+    node = runtime.cache.match(runtime.namespace("salt", "exact"), LONG, runtime._codecs("exact"))[4]
     get, failed = runtime.disk.get, []
 
     def sometimes(block_id, token_ids, layers=None):

@@ -92,7 +92,7 @@ def test_on_a_small_device_retrieved_blocks_come_close_and_summaries_have_their_
     tokens = haystack(8, 0.5)
     text, _ = ask(runtime, tokens)
     streamed = dict(runtime.stats()["streamed_bytes"])
-    nodes = runtime.cache.match(runtime.namespace("salt", "sparse"), tokens)
+    nodes = runtime.cache.match(runtime.namespace("salt", "sparse"), tokens, runtime._codecs("exact"))
     assert text == "".join(map(chr, NEEDLE[1:]))
     assert streamed["host"] > 0
     assert runtime.stats()["bytes"]["summaries"] * 32 == len(nodes) * runtime.checkpoint.shape.block_bytes
