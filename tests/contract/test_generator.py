@@ -42,7 +42,7 @@ PROMPT = Prompt(
     share_group="tenant",
 )
 ENDLESS = replace(PROMPT, sampling=Sampling(temperature=0, max_tokens=1_000_000))
-TOO_LONG = replace(PROMPT, messages=(ChatMessage("user", "x" * 70_000),))
+TOO_LONG = replace(PROMPT, messages=(ChatMessage("user", "x" * 300_000),))
 SMALL = GenerationSettings(device_mib=64, host_mib=64, disk_mib=256, threads=1)
 
 

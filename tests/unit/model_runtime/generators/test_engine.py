@@ -9,10 +9,24 @@ from dataclasses import replace
 import pytest
 
 from model_runtime.generators.job import Done, Failed, Job
+from model_runtime.generators.runtime import Runtime, RuntimeOptions
 from model_runtime.generators.sampling import SamplingOptions
 from model_runtime.kv import cache, identity, stored
+from model_runtime.kv.retrieval import SparsePolicy
 from model_runtime.kv.shape import BLOCK
 from tests.unit.model_runtime.generators.asking import GREEDY, MIB, Asked, ask, in_engine, prompt, settle
+
+
+def test_kv_of_another_sparse_policy_is_not_left_where_no_purge_finds_it(checkpoint, started, tmp_path):
+    first = started()
+    ask(first, prompt(2 * BLOCK + 10))
+    settle(first)
+    first.close()
+    blocks = tmp_path / "kv" / "blocks"
+    assert len(list(blocks.rglob("*.safetensors"))) == 2
+    options = RuntimeOptions("fixture", tmp_path / "kv", 64 * MIB, 64 * MIB, 64 * MIB, 1, sparse=SparsePolicy(top_k=3))
+    Runtime(options, checkpoint).close()
+    assert not list(blocks.rglob("*.safetensors"))
 
 
 def test_a_prompt_that_was_asked_before_is_not_computed_again(started):
