@@ -15,6 +15,7 @@ import api.chat.endpoints
 import api.context.endpoints
 import api.events.endpoints
 import api.health.endpoints
+import api.kv.endpoints
 import api.memories.endpoints
 import api.operations.endpoints
 import api.recall.endpoints
@@ -35,6 +36,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     api.memories.endpoints.router,
     api.chat.endpoints.router,
     api.sessions.endpoints.router,
+    api.kv.endpoints.router,
     api.operations.endpoints.router,
     api.health.endpoints.router,
     api.admin.endpoints.router,

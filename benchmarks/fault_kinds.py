@@ -163,7 +163,7 @@ def race(case: Case) -> None:
         for prompt, codec in many:
             asked.append(Asked(runtime, case.world.prompts[prompt], codec))
             if (what := case.draw.random()) < 0.2:
-                runtime.engine.call(partial(_leave_device, runtime))
+                runtime.engine.errands.put(partial(_leave_device, runtime))
             elif what < 0.3:
                 runtime.forget(frozenset({namespaces[codec]}))
             elif what < 0.4:

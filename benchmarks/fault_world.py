@@ -200,7 +200,7 @@ class Asked:
 def in_engine(runtime: Runtime, act: Any) -> Any:
     """What `act` returns when it runs between two turns."""
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    runtime.engine.call(lambda: done.put(act()))
+    runtime.engine.errands.put(lambda: done.put(act()))
     return done.get(timeout=60)
 
 

@@ -165,7 +165,7 @@ def _settle(runtime: Runtime) -> None:
 
 def _unwritten(runtime: Runtime) -> int:
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
-    runtime.engine.call(lambda: done.put(runtime.cache.unwritten))
+    runtime.engine.errands.put(lambda: done.put(runtime.cache.unwritten))
     return done.get(timeout=600)
 
 

@@ -149,7 +149,7 @@ def _settle(runtime: Runtime) -> None:
 
 def _in_engine(runtime: Runtime, act: Any) -> Any:
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    runtime.engine.call(lambda: done.put(act()))
+    runtime.engine.errands.put(lambda: done.put(act()))
     return done.get(timeout=600)
 
 

@@ -26,6 +26,7 @@ from memory.adapters.models.openai_http import OpenAIGenerator
 from memory.adapters.models.runtime_http import RemoteRuntime, RuntimeGenerator, connect
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
+from memory.domain.errors import KVElsewhere, NoModelConfigured
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.generation import Generator
@@ -41,6 +42,7 @@ from memory.services.forgetting import Forgetting
 from memory.services.generation import Generation
 from memory.services.health import Health
 from memory.services.keys import Keys
+from memory.services.kv import KV
 from memory.services.log import Log
 from memory.services.memories import Memories
 from memory.services.operations import Operations
@@ -52,6 +54,7 @@ from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
 from memory.services.upkeep import Upkeep, flush_usage
 from memory.services.usage import Usage
+from memory.services.warming import Warming
 from memory.settings import Settings
 from memory.tiers.base import Tier
 from memory.tiers.hot.tier import HotTier
@@ -95,6 +98,7 @@ class Container:
     context: Contexts
     embeddings: Embeddings
     generation: Generation
+    kv: KV
     memories: Memories
     operations: Operations
     forgetting: Forgetting
@@ -192,6 +196,9 @@ async def _wire(
     )
     events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
     context = Contexts(storage, recall, Summaries(storage), tokenizer)
+    warming = Warming(context, kv) if settings.generation.warm else None
+    if warming is not None:
+        stack.push_async_callback(warming.close)
     return Container(
         settings=settings,
         clock=clock,
@@ -207,7 +214,8 @@ async def _wire(
         recall=recall,
         context=context,
         embeddings=Embeddings(embedder, tokenizer),
-        generation=Generation(generator, events, context),
+        generation=Generation(generator, events, context, warming),
+        kv=KV(storage, kv, clock, warming),
         memories=Memories(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
         forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
@@ -283,9 +291,12 @@ async def _generator(
 
 
 def _kv(generator: Generator | None, remote: RemoteRuntime | None, salt: Callable[[str, str], str]) -> KVStore:
-    if remote is not None:
-        return RemoteKVStore(remote.client, salt)
-    return RuntimeKVStore(generator) if isinstance(generator, InProcessGenerator) else NullKVStore()
+    if isinstance(generator, InProcessGenerator):
+        return RuntimeKVStore(generator)
+    reason = NoModelConfigured() if generator is None else KVElsewhere()
+    if remote is None:
+        return NullKVStore(reason)
+    return RemoteKVStore(remote.client, salt, generator if isinstance(generator, RuntimeGenerator) else None, reason)
 
 
 def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:

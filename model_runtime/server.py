@@ -20,11 +20,12 @@ from starlette.types import Receive, Scope, Send
 
 from model_runtime import wire
 from model_runtime.embedders.lanes import EmbeddingFailed, Lanes
-from model_runtime.generators.ask import Asked, Busy, Question, TooLong, ask
+from model_runtime.generators.ask import AUTO, Asked, Busy, Question, TooLong, TooMany, ask, warm
 from model_runtime.generators.chat import UnfitMessages
 from model_runtime.generators.job import Done, Event, Failed, Text
 from model_runtime.generators.runtime import POLICIES, Runtime
 from model_runtime.generators.sampling import SamplingOptions
+from model_runtime.kv.reports import Described, Dropped, NotPinned, Prefetched, Suspended
 
 NO_MODEL = "no_model_configured"
 
@@ -137,16 +138,53 @@ async def generate(served: Here, body: wire.GenerateRequest, request: Request) -
     runtime = served.generating
     if request.headers.get(wire.MODEL_HEADER, runtime.checkpoint.name) != runtime.checkpoint.name:
         raise Refusal(409, "other_model", f"this runtime serves {runtime.checkpoint.name} now: restart who asks it")
-    if body.policy not in POLICIES:
-        raise Refusal(422, "invalid_input", f"policy is one of {', '.join(POLICIES)}")
-    question = Question(
+    return _Answer(await ask(runtime, _question(body)))
+
+
+@api.post("/warm")
+async def warm_up(served: Here, body: wire.GenerateRequest) -> wire.WarmAnswer:
+    """Computes ahead what a prompt begins with that goes on after these messages. Leaving the connection ends it."""
+    return wire.WarmAnswer(computed=await warm(served.generating, _question(body)))
+
+
+@api.post("/kv")
+async def kv(served: Here, body: wire.KVRequest) -> wire.KVAnswer:
+    try:
+        report = await asyncio.wrap_future(
+            served.generating.kv(body.what, body.tenant, body.memory_key, body.until),
+        )
+    except OSError as error:
+        raise Refusal(503, "not_done", f"the disk does not do it: {error.strerror or error}") from error
+    except RuntimeError as error:
+        raise Refusal(503, "busy", str(error)) from error
+    match report:
+        case Described():
+            return wire.KVAnswer(described=report)
+        case NotPinned():
+            return wire.KVAnswer(not_pinned=report)
+        case Prefetched():
+            return wire.KVAnswer(prefetched=report)
+        case Suspended():
+            return wire.KVAnswer(suspended=report)
+        case Dropped():
+            return wire.KVAnswer(dropped=report)
+        case None:
+            return wire.KVAnswer()
+
+
+def _question(body: wire.GenerateRequest) -> Question:
+    """Raises Refusal."""
+    if body.policy not in (*POLICIES, AUTO):
+        raise Refusal(422, "invalid_input", f"policy is one of {', '.join((*POLICIES, AUTO))}")
+    return Question(
         messages=[message.model_dump() for message in body.messages],
         options=SamplingOptions(body.temperature, body.top_p, body.max_tokens, tuple(body.stop), body.seed),
         salt=body.salt,
         policy=body.policy,
         moment=body.moment,
+        tenant=body.tenant,
+        memory_key=body.memory_key,
     )
-    return _Answer(await ask(runtime, question))
 
 
 @api.post("/forget")
@@ -238,6 +276,7 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
 
 _PROBLEMS: tuple[tuple[type[Exception], int, str], ...] = (
     (TooLong, 400, "context_length_exceeded"),
+    (TooMany, 429, "too_many_answers"),
     (UnfitMessages, 422, "invalid_input"),
     (Busy, 503, "busy"),
     (EmbeddingFailed, 503, "embedder_unavailable"),

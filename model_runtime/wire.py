@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model_runtime.kv.reports import Described, Dropped, NotPinned, Prefetched, Suspended
+
 MOST_TEXTS = 1_024
 """Of one request to embed."""
 SPACE_HEADER = "X-Vector-Space"
@@ -11,6 +13,7 @@ SPACE_HEADER = "X-Vector-Space"
 MODEL_HEADER = "X-Model"
 """Of a request: the model that its prompt was put together for. Another one is not asked by mistake."""
 
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
 _Salt = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -33,7 +36,8 @@ class CountAnswer(_Wire):
 
 class GenerateRequest(_Wire):
     """`salt`: made by the caller, the same for those who may share KV. `moment`: from `/v1/moment`, asked for before
-    the prompt was put together."""
+    the prompt was put together. `tenant`: whose share it takes. `memory_key`: the session that has the KV from then on.
+    """
 
     messages: list[WireMessage] = Field(min_length=1)
     temperature: float = Field(default=1.0, ge=0, le=100)
@@ -44,6 +48,8 @@ class GenerateRequest(_Wire):
     salt: _Salt
     policy: str = Field(max_length=32)
     moment: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}:[0-9]{1,12}(\.[0-9]{1,12})?$")
+    tenant: _Name
+    memory_key: _Name | None = None
 
 
 class TextLine(_Wire):
@@ -60,6 +66,7 @@ class DoneLine(_Wire):
     prefill_ms: float
     restore_ms: float
     coverage: float | None = None
+    policy: str
 
 
 class FailedLine(_Wire):
@@ -72,6 +79,35 @@ class ForgetRequest(_Wire):
 
 class ForgetAnswer(_Wire):
     blocks: int
+
+
+class WarmAnswer(_Wire):
+    """Tokens that were computed."""
+
+    computed: int
+
+
+class KVRequest(_Wire):
+    """`what`: one of `kv.reports.QUESTIONS`. `until`: of a pin, seconds since 1970; None: it ends."""
+
+    what: Literal["report", "pin", "prefetch", "suspend", "drop"]
+    tenant: _Name
+    memory_key: _Name
+    until: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
+
+
+class KVAnswer(_Wire):
+    """One of them, as was asked; none where nothing is kept of the session."""
+
+    described: Described | None = None
+    not_pinned: NotPinned | None = None
+    prefetched: Prefetched | None = None
+    suspended: Suspended | None = None
+    dropped: Dropped | None = None
+
+    @property
+    def report(self) -> Described | NotPinned | Prefetched | Suspended | Dropped | None:
+        return self.described or self.not_pinned or self.prefetched or self.suspended or self.dropped
 
 
 class MomentAnswer(_Wire):

@@ -31,6 +31,9 @@ class MemoryUsageAnswer(Answer):
         exclude_if=absent,
         description="Only with fidelity sparse, when it was measured: the share of the attention's mass that was read.",
     )
+    fidelity: str | None = Field(
+        default=None, description="How exactly the KV is kept: what `auto` chose, too. null: the engine keeps it."
+    )
 
 
 class PromptDetailsAnswer(Answer):
@@ -58,6 +61,7 @@ class UsageAnswer(Answer):
                 prefill_ms=usage.prefill_ms,
                 restore_ms=usage.restore_ms,
                 coverage=usage.coverage,
+                fidelity=usage.fidelity,
             ),
         )
 

@@ -51,7 +51,7 @@ async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> Embed
     summary="Answer a conversation; with `memory_key`, one that goes on",
     response_model=ChatAnswer,
     responses={
-        **problems(400, 404, 503),
+        **problems(400, 404, 429, 503),
         200: {"content": {"text/event-stream": {}}, "description": "The answer, or with `stream` its pieces"},
     },
 )

@@ -19,6 +19,9 @@ StratamemError
 │   ├── IdempotencyConflict same Idempotency-Key, other request
 │   ├── MemoryExists
 │   ├── ForkTooDeep         a fork of a fork of a fork …, beyond a limit
+│   ├── NothingKept         no KV of this session is there to be pinned
+│   ├── PinBudgetExceeded   more KV than a tenant may pin: the detail says what to do
+│   ├── KVElsewhere         the model's engine keeps its KV itself
 │   └── SequenceConflict    expected_seq is not the last one
 ├── PreconditionFailed      If-Match names another version                412
 ├── NoModelConfigured       generation needs a model: the detail says how 503
@@ -27,6 +30,7 @@ StratamemError
     ├── BrokerUnavailable
     ├── EmbedderUnavailable
     ├── GeneratorUnavailable  the model's engine can't answer, or broke off
+    │   └── TooManyAnswers  so many of this tenant wait already           429
     └── TierUnavailable     one tier can't answer: the others still do
         └── IndexDamaged    checksum, size or format is wrong: rebuild it
 
@@ -123,6 +127,23 @@ class ForkTooDeep(Conflict):
     code = "fork_too_deep"
 
 
+class NothingKept(Conflict):
+    code = "no_kv"
+
+
+class PinBudgetExceeded(Conflict):
+    code = "pin_budget_exceeded"
+
+
+class KVElsewhere(Conflict):
+    code = "kv_elsewhere"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "STRATAMEM_MODEL is the URL of an engine, which keeps its KV itself: ask it, or use a local model"
+        )
+
+
 class EventConflict(Conflict):
     code = "event_conflict"
 
@@ -171,6 +192,11 @@ class EmbedderUnavailable(Retryable):
 
 class GeneratorUnavailable(Retryable):
     code = "generator_unavailable"
+
+
+class TooManyAnswers(GeneratorUnavailable):
+    code = "too_many_answers"
+    status = 429
 
 
 class TierUnavailable(Retryable):

@@ -92,6 +92,8 @@ class Usage:
     restore_ms: float
     coverage: float | None = None
     """Where fidelity is sparse: the share of the attention's mass that was read, measured now and then."""
+    fidelity: Fidelity | None = None
+    """How exactly the KV is kept; None where that is the engine's affair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +102,25 @@ class RuntimeStats:
 
     reused_tokens: dict[str, int]
     """Tokens of prompts that were not computed again, by the tier they came from."""
+    missed_tokens: dict[str, int]
+    """Tokens of prompts that a tier was asked for and did not have: it is asked for what those above it lack."""
     computed_tokens: int
     written_tokens: int
+    seconds: dict[str, float]
+    """Spent on prompts (prefill) and on answers (decode)."""
     blocks: dict[str, int]
     bytes: dict[str, int]
-    evicted: dict[str, int]
-    """By reason."""
+    capacity: dict[str, int]
+    """Bytes by tier that there may be."""
+    evicted: dict[str, dict[str, int]]
+    """By tier and reason."""
+    prefetched: dict[str, int]
+    """By the tier that they came from."""
+    sessions: int
+    """That have a manifest."""
+    pinned_bytes: int
+    quota_used: dict[str, float]
+    """By tier, of the tenant that has the most of its share: above 1, others' need makes it give up blocks first."""
     streamed_bytes: dict[str, int]
     """Read from a tier for a forward pass, because the device had no room."""
     lost: int

@@ -1,43 +1,46 @@
-"""Who keeps the KV of a window?"""
+"""Who keeps the KV of sessions?"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class TokenRange:
-    """Consecutive events of a session's shared log, and their place on its token axis (end exclusive)."""
-
-    first_seq: int
-    last_seq: int
-    token_start: int
-    token_end: int
-
-    @property
-    def tokens(self) -> int:
-        return self.token_end - self.token_start
-
-
-@dataclass(frozen=True, slots=True)
-class KVUsage:
-    blocks: int
-    bytes: int
+from memory.domain.generation import Prompt
+from memory.domain.kv import Dropped, KVReport, Prefetched, SessionKV, Suspended, TenantKV
 
 
 class KVStore(Protocol):
-    """Keeps the KV of a session's window: a cache, every part of which can be computed again from the log."""
+    """KV is a cache, every part of which can be computed again from the log; blocks are found and shared by content.
 
-    async def keep(self, session_key: int, ranges: Sequence[TokenRange]) -> None:
-        """These ranges are in the window: hold their KV if it is at hand."""
+    Sessions are named by tenant and id. Where None is returned, nothing is kept of the session. All raise
+    GeneratorUnavailable.
+    """
 
-    async def drop(self, session_key: int, ranges: Sequence[TokenRange] | None = None) -> int:
-        """Forgets these ranges (None: all of the session) on every device. Returns the number of blocks dropped."""
+    def check(self) -> None:
+        """Raises NoModelConfigured or KVElsewhere where there is no KV that this could speak of."""
+
+    async def report(self, tenant_id: str, session_id: str) -> KVReport: ...
+
+    async def usage(self, tenant_id: str) -> TenantKV: ...
+
+    async def pin(self, tenant_id: str, session_id: str, until: datetime | None) -> SessionKV | None:
+        """What the session has, and adds, stays until then; None: no longer. Raises PinBudgetExceeded."""
+
+    async def prefetch(self, tenant_id: str, session_id: str) -> Prefetched | None:
+        """Brings it to the device, as far as the tenant's share of that goes."""
+
+    async def suspend(self, tenant_id: str, session_id: str) -> Suspended | None:
+        """Moves it off the device, the unfinished block too; nothing has to be computed again."""
+
+    async def drop(self, tenant_id: str, session_id: str) -> Dropped | None:
+        """Drops what no other session has. For good reasons of space: whoever purges calls `forget`."""
+
+    async def warm(self, prompt: Prompt) -> int:
+        """Computes ahead what a prompt that goes on after these messages begins with; how many tokens were computed.
+
+        When there is nothing else to do; 0 where it came to nothing.
+        """
 
     async def forget(self, tenant_id: str) -> int:
         """Drops all KV of a tenant, on every device: something that it may hold is purged. The number of blocks."""
-
-    async def usage(self, session_key: int) -> KVUsage: ...
 
     async def verify(self) -> list[str]:
         """What is wrong with the stored blocks; empty when all is well."""

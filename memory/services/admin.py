@@ -89,7 +89,7 @@ class Admin:
             clusters, held = await self._semantic.holdings(tx, session)
         clusters = [cluster for cluster in clusters if cluster.audience in audiences]
         held = [segment for segment in held if segment.audience in audiences]
-        kv = await self._kv.usage(session.session_key)
+        kv = (await self._kv.report(principal.tenant_id, session_id)).session
         places = flat_layout([cluster.centroid for cluster in clusters])
         tokens = sum(part.tokens for part in window)
         return {
@@ -99,7 +99,7 @@ class Admin:
                 "tokens": tokens,
                 "blocks": policy.blocks(tokens),
                 "ranges": [asdict(part) for part in window],
-                "kv": asdict(kv),
+                "kv": None if kv is None else asdict(kv),
             },
             "semantic": {
                 "turns": session.semantic_turns,

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
-from memory.domain.context import Context, ContextRequest, Include
+from memory.domain.context import Context
 from memory.domain.errors import InvalidInput, NoModelConfigured, NotFound, PromptTooLong, UnknownModel
 from memory.domain.events import EventVisibility, NewEvent, Role
 from memory.domain.generation import (
@@ -30,6 +30,7 @@ from memory.ports.generation import Generator
 from memory.services import access
 from memory.services.context import Contexts
 from memory.services.events import Events
+from memory.services.warming import NextTurn, Warming, context_request
 
 _CONTEXT_TOKENS = 16_384
 """Of window and recall, where nobody says otherwise."""
@@ -52,19 +53,27 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """`new`: those of the messages that the log does not have. `session_key`: which log; None: it is yet to be made."""
+    """`new`: those of the messages that the log does not have. `session_key`: which log; None: it is yet to be made.
+
+    `budget`: of window and recall.
+    """
 
     messages: tuple[ChatMessage, ...]
     new: tuple[ChatMessage, ...]
     session_key: int | None = None
+    budget: int = 0
     session_tokens: int = 0
     recalled: int = 0
     private: bool = False
 
 
 class Generation:
-    def __init__(self, generator: Generator | None, events: Events, contexts: Contexts) -> None:
+    def __init__(
+        self, generator: Generator | None, events: Events, contexts: Contexts, warming: Warming | None = None
+    ) -> None:
+        """`warming` None: nothing is computed ahead."""
         self._generator = generator
+        self._warming = warming
         self._events = events
         self._contexts = contexts
         self._turns: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = weakref.WeakValueDictionary()
@@ -125,14 +134,8 @@ class Generation:
         new = request.messages
         if request.memory_key is None or budget < 1:
             return _Prepared(new, new)
-        wanted = ContextRequest(
-            max_tokens=budget,
-            query=None,
-            include=Include(recall=False),
-        )
         query = next((m.content for m in reversed(new) if m.role == Role.USER), None)
-        if query is not None and request.top_k != 0:
-            wanted = ContextRequest(max_tokens=budget, query=query[:4_000], top_k=request.top_k or wanted.top_k)
+        wanted = context_request(budget, request.top_k, query)
         try:
             context = await self._contexts.build(principal, request.memory_key, wanted)
         except (NotFound, InvalidInput):  # a new session; or a budget in which nothing has room
@@ -143,6 +146,7 @@ class Generation:
         return _Prepared(
             (*before, *fresh),
             fresh,
+            budget=budget,
             session_tokens=context.tokens.window,
             recalled=len(context.sources),
             private=context.private,
@@ -167,6 +171,7 @@ class Generation:
                     said.append(chunk.text)
                 elif request.memory_key is not None and request.store and chunk.reason is not Finish.CANCELLED:
                     await self._store(principal, request, prepared, "".join(said))
+                    self._warm(principal, request, prepared, begun)
                 yield chunk
                 if isinstance(chunk, Finished):
                     return
@@ -180,6 +185,13 @@ class Generation:
             events.append(NewEvent(Role.ASSISTANT, reply, visibility=visibility))
         if events:
             await self._events.append(principal, request.memory_key, events, session_key=prepared.session_key)
+
+    def _warm(self, principal: Principal, request: TurnRequest, prepared: _Prepared, moment: str | None) -> None:
+        if self._warming is None or request.memory_key is None:
+            return
+        budget = prepared.budget or request.context_tokens or _CONTEXT_TOKENS
+        turn = NextTurn(principal, request.memory_key, budget, request.top_k, request.fidelity, moment)
+        self._warming.after(turn)
 
 
 def _check(principal: Principal, request: TurnRequest) -> None:

@@ -10,11 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from model_runtime.generators.job import Event, Failed, Job, Text
+from model_runtime.generators.job import Done, Event, Failed, Job, Text
+from model_runtime.generators.places import QueueFull
 from model_runtime.generators.runtime import SPARSE, Runtime
 from model_runtime.generators.sampling import SamplingOptions
 
-_MOST_WAITING = 256
+AUTO = "auto"
+"""Exact as long as the tenant's share has room for what a prompt adds, then int8."""
+_AUTO_ELSE = "int8"
 _MOST_UNREAD = 1 << 20
 """Characters of one answer that wait to be read: more than a model writes while a connection is slow."""
 _NOT_READ = "nobody reads the answer"
@@ -28,9 +31,15 @@ class Busy(Exception):
     """Too many wait already, the thread has ended, or it was started anew while the prompt was put together."""
 
 
+class TooMany(Busy):
+    """So many of this tenant wait already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`messages`: with role and content. `salt`: whose KV is shared. `policy`: how exactly it is kept and read.
+    """`messages`: with role and content. `salt`: whose KV is shared. `policy`: how exactly it is kept, or AUTO.
+
+    `tenant`: whose share of KV and places it takes. `memory_key`: the session that has the KV from then on.
 
     `moment`: what `Runtime.moment` said before the prompt was put together; None: nothing in it can be purged.
     """
@@ -40,6 +49,8 @@ class Question:
     salt: str
     policy: str
     moment: str | None = None
+    tenant: str = ""
+    memory_key: str | None = None
 
 
 class Asked:
@@ -93,19 +104,56 @@ class Asked:
 async def ask(runtime: Runtime, question: Question) -> Asked:
     """Raises TooLong, Busy, UnfitMessages."""
     ids = await asyncio.to_thread(runtime.chat.ids, question.messages)
-    codec = "exact" if question.policy == SPARSE else question.policy
+    return _submitted(runtime, question, ids, warm=False)
+
+
+async def warm(runtime: Runtime, question: Question) -> int:
+    """Computes what every prompt begins with that goes on after these messages: how many of its tokens.
+
+    When there is nothing else to do; 0 where something came between. Raises TooLong, Busy, UnfitMessages.
+    """
+    ids = await asyncio.to_thread(runtime.chat.beginning, question.messages)
+    if not ids:
+        return 0
+    asked = _submitted(runtime, question, ids, warm=True)
+    try:
+        ended = await asked.next()
+    finally:
+        asked.cancel()
+    if not isinstance(ended, Done) or ended.reason != "warmed":
+        return 0
+    return ended.prompt_tokens - sum(ended.cached.values())
+
+
+def _submitted(runtime: Runtime, question: Question, ids: Sequence[int], *, warm: bool) -> Asked:
+    policy = "exact" if question.policy == AUTO else question.policy
+    codec = "exact" if policy == SPARSE else policy
     _check_length(runtime, len(ids), codec)
     if not runtime.engine.running:
         raise Busy("the model's thread has ended: restart the service")
-    if runtime.engine.waiting >= _MOST_WAITING:
-        raise Busy("too many answers are waiting: try again later")
     prepared = math.inf if question.moment is None else runtime.since(question.moment)
     if prepared is None:
         raise Busy("the model was started anew while the prompt was put together: ask again")
     asked = Asked()
-    namespace = runtime.namespace(question.salt, question.policy)
-    sparse = question.policy == SPARSE
-    asked.submit(Job(tuple(ids), question.options, namespace, codec, asked.put, prepared, sparse=sparse), runtime)
+    instead = (runtime.namespace(question.salt, _AUTO_ELSE), _AUTO_ELSE) if question.policy == AUTO else None
+    job = Job(
+        tuple(ids),
+        question.options,
+        runtime.namespace(question.salt, policy),
+        codec,
+        asked.put,
+        prepared,
+        sparse=policy == SPARSE,
+        tenant=question.tenant,
+        memory_key=question.memory_key,
+        warm=warm,
+        instead=instead,
+    )
+    try:
+        asked.submit(job, runtime)
+    except QueueFull as full:
+        advice = f"{full}: try again when some of them have ended"
+        raise (TooMany if full.of_tenant else Busy)(advice) from full
     return asked
 
 

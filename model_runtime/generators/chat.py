@@ -13,6 +13,7 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from jinja2 import TemplateError
@@ -39,6 +40,11 @@ class ChatTokenizer:
         self._mark = secrets.token_hex(16)
         self._manners = learn(self._renders)
 
+    @property
+    def template(self) -> str:
+        """Its fingerprint."""
+        return hashlib.sha256(self._template.encode()).hexdigest()
+
     def ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt, up to where the assistant begins to write. Raises UnfitMessages."""
         marked = [{"role": message["role"], "content": self._place(n)} for n, message in enumerate(messages)]
@@ -56,6 +62,11 @@ class ChatTokenizer:
                 ids += self._encoded(message["content"], plain=True)
             ids += self._encoded(rendered, plain=False)
             return ids
+
+    def beginning(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """What every prompt begins with that goes on after these messages with one of the user."""
+        one, other = (self.ids([*messages, {"role": "user", "content": probe}]) for probe in "01")
+        return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
     def text_ids(self, text: str) -> list[int]:
         """Of plain text: nothing in it is a control token."""

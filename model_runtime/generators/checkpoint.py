@@ -12,7 +12,7 @@ from model_runtime.embedders.folder import ModelFolder, UnusableModel, find
 from model_runtime.embedders.packed import pack_linears
 from model_runtime.generators.fixture import FIXTURE_NAME, write_fixture
 from model_runtime.kv.identity import weights_fingerprint
-from model_runtime.kv.sequence import attention
+from model_runtime.kv.sequence import SequenceKV, attention
 from model_runtime.kv.shape import KVShape
 
 if TYPE_CHECKING:
@@ -136,3 +136,19 @@ def logits(checkpoint: Checkpoint, hidden: "torch.Tensor") -> "torch.Tensor":
     """Of the last states only: [B, hidden] -> float32 [B, vocabulary]."""
     found: torch.Tensor = checkpoint.model.lm_head(hidden)
     return found.float()
+
+
+def states(checkpoint: Checkpoint, chunks: list[list[int]], kvs: list[SequenceKV]) -> "torch.Tensor":
+    """The last hidden states of the next tokens of each sequence: [sequences, tokens of a chunk, hidden]."""
+    import torch
+
+    ids = torch.tensor(chunks, device=checkpoint.device)
+    starts = torch.tensor([[kv.length] for kv in kvs], device=checkpoint.device)
+    found: Any = checkpoint.model.model(
+        input_ids=ids,
+        position_ids=starts + torch.arange(ids.shape[1], device=checkpoint.device),
+        use_cache=False,
+        kv=kvs,
+    )
+    hidden: torch.Tensor = found.last_hidden_state
+    return hidden

@@ -7,19 +7,19 @@ for and then read (single flight). When there is nothing to compute, new blocks 
 
 import logging
 import math
-import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from model_runtime.generators.checkpoint import Checkpoint, logits
+from model_runtime.generators.checkpoint import Checkpoint, logits, states
+from model_runtime.generators.errands import Errands
 from model_runtime.generators.job import Done, Failed, Job
-from model_runtime.generators.sequence import Answer
+from model_runtime.generators.places import PlaceOptions, Places
+from model_runtime.generators.sequence import Answer, settled
+from model_runtime.generators.sparse import begin_sparse, end_sparse
 from model_runtime.kv.arena import Arena, ArenaFull
 from model_runtime.kv.cache import KVCache
 from model_runtime.kv.codecs import Codec
@@ -27,18 +27,19 @@ from model_runtime.kv.gate import Gate
 from model_runtime.kv.residency import yielding
 from model_runtime.kv.retrieval import Retrieval, SparseCounts, SparsePolicy
 from model_runtime.kv.sequence import SequenceKV
+from model_runtime.kv.sessions import Sessions
 from model_runtime.kv.shape import BLOCK
 from model_runtime.kv.staging import BlockLost
+from model_runtime.kv.tails import TailFiles, TailKey, Tails
 
 if TYPE_CHECKING:
     import torch
 
-_MOST_ANSWERS = 64
-_TAILS = 8
+T = TypeVar("T")
+
 _LAST_WRITES = 2.0
 """Seconds for what is not on disk yet when the service stops."""
 _STOPPED = "the service is stopping"
-_SUMMARIES = 64
 _MOST_LOSSES = 4
 """So often one block may get lost to one answer before that fails."""
 _PURGED = "what it read was purged meanwhile"
@@ -46,15 +47,11 @@ _PURGED = "what it read was purged meanwhile"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Tail:
-    """The beginning of a block that is not full, left by an answer: the next turn of the conversation goes on there."""
-
-    tokens: tuple[int, ...]
-    slot: int
+def _wake_up() -> None:
+    """Looks who came."""
 
 
-def _tail_key(answer: Answer) -> tuple[bytes, bytes | None]:
+def _tail_key(answer: Answer) -> TailKey:
     return answer.job.namespace, None if answer.last is None else answer.last.block_id
 
 
@@ -73,23 +70,30 @@ class Engine:
         gate: Gate,
         codecs: Callable[[str], Codec],
         *,
+        sessions: Sessions,
+        tail_files: TailFiles | None = None,
+        places: PlaceOptions | None = None,
         threads: int | None = None,
         sparse: SparsePolicy,
     ) -> None:
         self.checkpoint = checkpoint
         self.cache = cache
+        self.sessions = sessions
+        self.tails = Tails(arena, tail_files, self._slot)
         self._arena = arena
         self._gate = gate
         self._codecs = codecs
         self._threads = threads
         self._sparse = sparse
         self.sparse = SparseCounts()
-        self._waiting: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._held: list[Job] = []
+        self.errands = Errands(self._entered)
+        """The only way to the cache from outside."""
+        self._places = Places(places or PlaceOptions())
         self._answers: list[Answer] = []
-        self._tails: OrderedDict[tuple[bytes, bytes | None], _Tail] = OrderedDict()
         self.computed_tokens = 0
         self.written_tokens = 0
+        self.prefill_seconds = 0.0
+        self.decode_seconds = 0.0
         self._decode_next = False
         self._stopping = False
         self._ended = False
@@ -100,20 +104,14 @@ class Engine:
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        self._waiting.put(job)
-        if self._ended:
-            self._refuse_all()
-
-    def call(self, act: Callable[[], None]) -> None:
-        """Runs `act` in the engine's thread, between two turns: the only way to the cache from outside."""
-        self._waiting.put(act)
-        if self._ended:
-            self._refuse_all()
+        """Raises QueueFull."""
+        self._places.enter(job)
+        self.errands.put(_wake_up)
 
     def stop(self, timeout: float = 5.0) -> bool:
         """Answers in the making fail. False: the thread still computes."""
         self._stopping = True
-        self._waiting.put(None)
+        self.errands.put(_wake_up)
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -127,7 +125,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        return len(self._held) + self._waiting.qsize()
+        return self._places.waiting
 
     def _main(self) -> None:
         import torch
@@ -150,21 +148,18 @@ class Engine:
         until = time.monotonic() + _LAST_WRITES
         while time.monotonic() < until and self._write_behind():
             pass
+        self.tails.close()
+
+    def _entered(self) -> None:
+        if self._ended:
+            self._refuse_all()
 
     def _refuse_all(self) -> None:
         """Nobody waits for a thread that has ended; calls are still done, by whoever comes."""
-        for job in [*(answer.job for answer in self._answers), *self._held]:
+        for job in [*(answer.job for answer in self._answers), *self._places.drain()]:
             job.emit(Failed(_STOPPED))
-        self._answers, self._held = [], []
-        while True:
-            try:
-                found = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            if callable(found):
-                found()
-            elif found is not None:
-                found.emit(Failed(_STOPPED))
+        self._answers = []
+        self.errands.finish(_STOPPED)
 
     def _write_behind(self) -> bool:
         try:
@@ -176,24 +171,21 @@ class Engine:
     def _listen(self) -> None:
         """Takes what came in; waits for it when there is nothing to compute or to copy."""
         while not self._stopping:
-            idle = not self._answers and not self._held
-            try:
-                found = self._waiting.get(block=idle and not self._write_behind())
-            except queue.Empty:
-                if idle:
-                    continue
-                break
-            if callable(found):
-                found()
-            elif found is not None:
-                self._held.append(found)
-        while self._held and len(self._answers) < min(_MOST_ANSWERS, self._arena.slots - 1):
-            self._admit(self._held.pop(0))
+            if self.errands.take(wait=False):
+                continue
+            while job := self._places.next([answer.job for answer in self._answers], self._arena.slots - 1):
+                self._admit(job)
+            went_on = self.errands.step()
+            if self._answers:
+                return
+            if not went_on and not self._write_behind():
+                self.errands.take(wait=True)
 
     def _turn(self) -> None:
         self._sweep_cancelled()
-        prefilling = [answer for answer in self._answers if answer.prefilling]
-        decoding = [answer for answer in self._answers if not answer.prefilling]
+        answers = [answer for answer in self._answers if not answer.job.warm] or self._answers
+        prefilling = [answer for answer in answers if answer.prefilling]
+        decoding = [answer for answer in answers if not answer.prefilling]
         if decoding and (self._decode_next or not prefilling):
             self._decode_next = False
             self._decode(decoding)
@@ -208,13 +200,22 @@ class Engine:
         if job.prepared <= self._forgotten.get(job.namespace, -math.inf):
             job.emit(Failed(_PURGED))
             return
+        job = settled(job, self.cache, self._codecs(job.codec))
+        self.overtake(job.session)
         retrieval = Retrieval(self._sparse, self._arena, self.sparse) if job.sparse else None
-        kv = SequenceKV(self._arena, self.cache.stream, self.cache.streamed_at_once, retrieval)
+        kv = SequenceKV(self._arena, self.cache.reading.stream, self.cache.reading.at_once, retrieval)
         answer = Answer(job, self.checkpoint, self.cache, kv, self._codecs(job.codec))
         self._answers.append(answer)
         with self._only_this_fails(answer):
             self._look_up(answer)
             self._continue_tail(answer)
+
+    def overtake(self, session: tuple[str, str | None]) -> None:
+        """In the engine's thread: what is computed ahead of this session comes to nothing."""
+        self._places.overtake(session)
+        for answer in self._answers:
+            if answer.job.warm and answer.job.session == session:
+                answer.job.cancelled.set()
 
     def _look_up(self, answer: Answer) -> None:
         """Reads what is known from where the answer stands. The last token is always computed: it asks for the next."""
@@ -225,18 +226,19 @@ class Engine:
             answer.adopt(self.cache.lease(trusted))
 
     def _continue_tail(self, answer: Answer) -> None:
-        key = _tail_key(answer)
-        tail = self._tails.get(key)
+        begun = time.perf_counter()
+        tail = self.tails.find(_tail_key(answer))
         if tail is None:
             return
         rest = answer.tokens[answer.kv.length : len(answer.tokens) - 1]
         same = next((n for n, (a, b) in enumerate(zip(tail.tokens, rest, strict=False)) if a != b), None)
         same = min(len(tail.tokens), len(rest)) if same is None else same
         if same:
-            self._tails.move_to_end(key)
             answer.kv.own = self._slot()
             self._arena.copy(tail.slot, answer.kv.own, same)
-            answer.copied(same)
+            answer.copied(same, tail.tier, time.perf_counter() - begun)
+            self.cache.counts.hits[tail.tier] += same
+            tail.tier = "device"
 
     def _prefill(self, waiting: list[Answer]) -> None:
         """One chunk of the first that can go on. What it computes, the others of its prefix read in their turn."""
@@ -261,14 +263,19 @@ class Engine:
         chunk = answer.next_chunk(BLOCK)
         hidden = self._forward([answer], [chunk])
         last = answer.kv.length + len(chunk) == len(answer.tokens)
-        scores = logits(self.checkpoint, hidden[:, -1]) if last else None
+        warmed = last and answer.job.warm
+        scores = logits(self.checkpoint, hidden[:, -1]) if last and not warmed else None
         answer.computed(len(chunk))
         seconds = time.perf_counter() - begun
         self.computed_tokens += len(chunk)
+        self.prefill_seconds += seconds
         answer.prefill_seconds += seconds
         self._gate.measured_prefill(len(chunk), seconds)
         if scores is not None:
             self._take(answer, scores[0])
+        elif warmed:
+            self._finish(answer)
+            answer.job.emit(answer.done("warmed"))
 
     def _decode(self, answers: list[Answer]) -> None:
         ready = []
@@ -276,11 +283,12 @@ class Engine:
             with self._only_this_fails(answer):
                 if answer.kv.own is None:
                     answer.kv.own = self._slot()
-                if answer.kv.retrieval is not None:
-                    self._begin_sparse(answer, answer.kv.retrieval)
+                if answer.job.sparse:
+                    begin_sparse(answer.kv, self.cache, self._room)
                 ready.append(answer)
         if not ready:
             return
+        begun = time.perf_counter()
         try:
             hidden = self._forward(ready, [answer.next_chunk(1) for answer in ready])
             scores = logits(self.checkpoint, hidden[:, -1])
@@ -292,48 +300,17 @@ class Engine:
             for answer in ready:
                 self.fail(answer, error)
             return
+        self.decode_seconds += time.perf_counter() - begun
         for answer, row in zip(ready, scores, strict=True):
             with self._only_this_fails(answer):
-                if answer.kv.retrieval is not None:
-                    self._end_sparse(answer, answer.kv.retrieval)
+                if answer.job.sparse:
+                    end_sparse(answer.kv, self.cache)
                 answer.computed(1)
                 self._take(answer, row)
 
-    def _begin_sparse(self, answer: Answer, retrieval: Retrieval) -> None:
-        """Some summaries a step: to make those of blocks that are not on the device they are read once."""
-        blocks, summaries = answer.kv.blocks, retrieval.summaries
-        goal = min(len(blocks), summaries.count + _SUMMARIES) if retrieval.due(answer.kv.length) else 0
-        with suppress(ArenaFull):
-            while summaries.count < goal:
-                if not summaries.room:
-                    summaries.slots.append(self._room())
-                summaries.add(self.cache.summary(blocks[summaries.count]))
-        retrieval.begin(len(blocks), answer.kv.length)
-
-    def _end_sparse(self, answer: Answer, retrieval: Retrieval) -> None:
-        """A block that is retrieved again and again comes to the device, in place of one that is not."""
-        retrieval.end()
-        place = retrieval.worth_keeping_close()
-        if place is not None:
-            node = answer.kv.blocks[place]
-            idle = (other for other in yielding([answer.kv.blocks]) if other.last_use < node.last_use)
-            self.cache.bring(node, idle)
-
     def _forward(self, answers: list[Answer], chunks: list[list[int]]) -> "torch.Tensor":
         """The last hidden states: [answers, tokens of a chunk, hidden]."""
-        import torch
-
-        device = self.checkpoint.device
-        ids = torch.tensor(chunks, device=device)
-        starts = torch.tensor([[answer.kv.length] for answer in answers], device=device)
-        found: Any = self.checkpoint.model.model(
-            input_ids=ids,
-            position_ids=starts + torch.arange(ids.shape[1], device=device),
-            use_cache=False,
-            kv=[answer.kv for answer in answers],
-        )
-        states: torch.Tensor = found.last_hidden_state
-        return states
+        return states(self.checkpoint, chunks, [answer.kv for answer in answers])
 
     def _take(self, answer: Answer, scores: "torch.Tensor") -> None:
         reason = answer.take(scores)
@@ -345,16 +322,14 @@ class Engine:
     def _finish(self, answer: Answer) -> None:
         """Its blocks stay known; its unfinished one stays for the next turn."""
         self._answers.remove(answer)
-        rest = answer.kv.length % BLOCK
-        if rest and answer.kv.own is not None:
-            key = _tail_key(answer)
-            if old := self._tails.pop(key, None):
-                self.cache.give_back(old.slot)
+        job, end = answer.job, answer.kv.length
+        tail = tuple(answer.tokens[end - end % BLOCK : end])
+        if job.memory_key is not None and not job.cancelled.is_set():
+            self.sessions.record((job.tenant, job.memory_key), job.namespace, job.policy, answer.kv.blocks, tail)
+        if tail and answer.kv.own is not None:
             own, answer.kv.own = answer.kv.own, None
-            self._tails[key] = _Tail(tuple(answer.tokens[answer.kv.length - rest : answer.kv.length]), own)
+            self.tails.put(_tail_key(answer), tail, own)
         answer.let_go()
-        if len(self._tails) > _TAILS:
-            self.cache.give_back(self._tails.popitem(last=False)[1].slot)
 
     def _slot(self) -> int:
         """Summaries go before a request fails. Raises ArenaFull."""
@@ -372,9 +347,9 @@ class Engine:
             try:
                 return self.cache.slot()
             except ArenaFull:
-                if self._tails:
-                    self.cache.give_back(self._tails.popitem(last=False)[1].slot)
-                elif not self.cache.move_down(yielding([answer.kv.blocks for answer in self._answers])):
+                if not self.tails.give_up_one() and not self.cache.move_down(
+                    yielding([answer.kv.blocks for answer in self._answers])
+                ):
                     raise
 
     def _sweep_cancelled(self) -> None:
@@ -406,8 +381,8 @@ class Engine:
         self._forgotten |= dict.fromkeys(namespaces, time.monotonic())
         for answer in [answer for answer in self._answers if answer.job.namespace in namespaces]:
             self.fail(answer, Purged(_PURGED))
-        for key in [key for key in self._tails if key[0] in namespaces]:
-            self.cache.give_back(self._tails.pop(key).slot)
+        self.tails.forget(namespaces)
+        self.sessions.forget(namespaces)
         return self.cache.forget(namespaces)
 
     def fail(self, answer: Answer, error: Exception) -> None:

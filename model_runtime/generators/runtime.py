@@ -15,6 +15,7 @@ from typing import Any
 from model_runtime.generators.chat import ChatTokenizer
 from model_runtime.generators.checkpoint import Checkpoint, load
 from model_runtime.generators.engine import Engine
+from model_runtime.generators.places import PlaceOptions
 from model_runtime.kv.arena import Arena
 from model_runtime.kv.cache import FILE_EXTRA, KVCache
 from model_runtime.kv.codecs import NAMES, Codec, codec
@@ -22,16 +23,24 @@ from model_runtime.kv.disk import DiskTier
 from model_runtime.kv.gate import Gate
 from model_runtime.kv.host import HostTier
 from model_runtime.kv.identity import NamespaceFacts
+from model_runtime.kv.manifests import Manifests, ManifestsBehind, SessionManifest
+from model_runtime.kv.moves import Moves
+from model_runtime.kv.reports import Report
 from model_runtime.kv.retrieval import SparseCounts, SparsePolicy
 from model_runtime.kv.sequence import GROUP
+from model_runtime.kv.sessions import Sessions
 from model_runtime.kv.shape import BLOCK
+from model_runtime.kv.shares import ShareOptions, Shares
 from model_runtime.kv.staging import Staging, staging_blocks
+from model_runtime.kv.tails import TailFiles
 
 SPARSE = "sparse"
 POLICIES = (*NAMES, SPARSE)
 """How exactly KV is kept and read: the codecs, and steps that leave blocks out. Each has its own namespaces."""
 
 _FORMAT = 1
+_TAILS = 16
+"""One part in so many of the disk is for unfinished blocks."""
 _GRID = BLOCK
 """Prompts are computed on an absolute grid, so that a resumed prompt is the same computation as a cold one."""
 
@@ -48,6 +57,8 @@ class RuntimeOptions:
     threads: int | None = None
     dtype: str | None = None
     sparse: SparsePolicy = field(default_factory=SparsePolicy)
+    shares: ShareOptions = field(default_factory=ShareOptions)
+    places: PlaceOptions = field(default_factory=PlaceOptions)
 
 
 class Runtime:
@@ -65,15 +76,48 @@ class Runtime:
         slots = (options.device_bytes - self.staging.nbytes) // shape.block_bytes
         self.arena = Arena(shape, max(2, slots), checkpoint.device)
         self.host = HostTier(options.host_bytes)
-        self.disk = self._open_disk(options) if options.disk_bytes else None
+        self.disk, self._manifests, tails = None, None, None
+        found: list[SessionManifest] = []
+        if options.disk_bytes:
+            folder = self._own_folder(options)
+            self.disk = DiskTier(folder, quota_bytes=options.disk_bytes - options.disk_bytes // _TAILS)
+            tails = TailFiles(folder / "tails", options.disk_bytes // _TAILS)
+            manifests = Manifests(folder / "sessions")
+            found = list(manifests.all())
+            self._manifests = ManifestsBehind(manifests)
         self.cache = KVCache(
-            self.arena, self.host, self.disk, staging=self.staging, gate=self.gate, codecs=self._codecs
+            self.arena,
+            self.host,
+            self.disk,
+            staging=self.staging,
+            gate=self.gate,
+            codecs=self._codecs,
+            shares=Shares(options.shares),
         )
         self.sparse = options.sparse
+        texts = {"tokenizer": checkpoint.facts["tokenizer"], "template": self.chat.template}
+        self.sessions = Sessions(self.cache, self._manifests, **texts)
+        self.sessions.adopt(found)
         self.engine = Engine(
-            checkpoint, self.arena, self.cache, self.gate, self._codecs, threads=options.threads, sparse=self.sparse
+            checkpoint,
+            self.arena,
+            self.cache,
+            self.gate,
+            self._codecs,
+            sessions=self.sessions,
+            tail_files=tails,
+            places=options.places,
+            threads=options.threads,
+            sparse=self.sparse,
         )
+        self.moves = Moves(self.cache, self.sessions, self.engine.tails)
         self.engine.start()
+
+    def kv(self, what: str, tenant: str, memory_key: str, until: float | None = None) -> "Future[Report | None]":
+        """`what`: one of reports.QUESTIONS. Raises OSError, and RuntimeError at the end."""
+        if what == "drop":  # what is computed ahead would be there again
+            self.engine.errands.put(lambda: self.engine.overtake((tenant, memory_key)))
+        return self.engine.errands.run(self.moves.ask(what, (tenant, memory_key), until))
 
     @property
     def block(self) -> int:
@@ -133,31 +177,30 @@ class Runtime:
 
     def stats(self) -> dict[str, Any]:
         """From any thread: counts of one moment, or of two moments close to each other."""
-        gate, engine = self.gate.stats(), self.engine
-        return self.cache.stats() | {
-            "computed_tokens": engine.computed_tokens,
+        gate, engine, cache = self.gate.stats(), self.engine, self.cache.stats()
+        hits, computed = cache["reused_tokens"], engine.computed_tokens
+        return cache | {
+            "missed_tokens": {  # each tier is asked for what those above it do not have
+                "device": computed + hits["disk"] + hits["host"],
+                "host": computed + hits["disk"],
+                "disk": computed,
+            },
+            "computed_tokens": computed,
             "written_tokens": engine.written_tokens,
             "sparse": _sparse_counts(engine.sparse),
             "coverage": engine.sparse.coverage,
+            "seconds": {"prefill": round(engine.prefill_seconds, 3), "decode": round(engine.decode_seconds, 3)},
+            "sessions": len(self.sessions),
             "gate": {"load": gate.loads, "recompute": gate.recomputes},
             "answers": {"running": engine.answering, "waiting": engine.waiting},
         }
 
     def forget(self, namespaces: frozenset[bytes]) -> "Future[int]":
         """Drops every block of these namespaces on every tier; the number of them, once it is done."""
-        done: Future[int] = Future()
         self.chat.forget()
+        return self.engine.errands.ask(lambda: self.engine.forget(namespaces))
 
-        def forget() -> None:
-            try:
-                done.set_result(self.engine.forget(namespaces))
-            except Exception as error:
-                done.set_exception(error)
-
-        self.engine.call(forget)
-        return done
-
-    def _open_disk(self, options: RuntimeOptions) -> DiskTier:
+    def _own_folder(self, options: RuntimeOptions) -> Path:
         """Blocks of another model, dtype, library or sparse policy are not used again, and no purge would find them."""
         known = [self.checkpoint.facts, self.checkpoint.shape.dtype, _FORMAT, _GRID, options.sparse.facts()]
         facts = json.dumps(known, sort_keys=True)
@@ -165,10 +208,13 @@ class Runtime:
         for other in (options.folder / "blocks").glob("*"):
             if other != mine:
                 shutil.rmtree(other, ignore_errors=True)
-        return DiskTier(mine, quota_bytes=options.disk_bytes)
+        return mine
 
     def close(self) -> None:
-        if self.engine.stop():
+        ended = self.engine.stop()
+        if self._manifests is not None:
+            self._manifests.close()
+        if ended:
             self.staging.close()
             if self.disk is not None:
                 self.disk.close()

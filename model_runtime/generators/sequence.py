@@ -2,13 +2,16 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from model_runtime.generators.job import Done, Job, Text
 from model_runtime.generators.sampling import Sampler
 from model_runtime.generators.text import Detokenizer, StopStrings
-from model_runtime.kv.cache import KVCache, Lease, Node
+from model_runtime.kv.cache import KVCache
 from model_runtime.kv.codecs import Codec
+from model_runtime.kv.holdings import TIERS
+from model_runtime.kv.nodes import Lease, Node
 from model_runtime.kv.sequence import SequenceKV
 from model_runtime.kv.shape import BLOCK
 
@@ -32,7 +35,7 @@ class Answer:
         self.prefill_seconds = 0.0
         self._origins: list[str | None] = []
         """The tier of each full block, None where it was computed; then perhaps that of a tail."""
-        self._copied = 0
+        self._copied: dict[str, int] = {}
         self._checkpoint = checkpoint
         self._cache = cache
         self._sampler = Sampler(job.options)
@@ -60,9 +63,7 @@ class Answer:
     def cached(self) -> dict[str, int]:
         """Tokens that were not computed, by the tier they came from."""
         origins = Counter(self._origins)
-        found = {tier: origins[tier] * BLOCK for tier in ("device", "host", "disk")}
-        found["device"] += self._copied
-        return found
+        return {tier: origins[tier] * BLOCK + self._copied.get(tier, 0) for tier in TIERS}
 
     def adopt(self, lease: Lease) -> None:
         """Blocks that somebody has computed: from here on they are read."""
@@ -72,10 +73,11 @@ class Answer:
         self._origins += lease.tiers
         self._began_block = time.perf_counter()
 
-    def copied(self, tokens: int) -> None:
-        """The private block begins with what an earlier turn left."""
+    def copied(self, tokens: int, tier: str, seconds: float) -> None:
+        """The private block begins with what an earlier turn left, in this tier."""
         self.kv.length += tokens
-        self._copied = tokens
+        self._copied = {tier: tokens}
+        self.restore_seconds += seconds if tier != "device" else 0.0
 
     def rewind(self, index: int) -> None:
         """Computes on from block `index`: what came after it is let go of."""
@@ -85,7 +87,7 @@ class Answer:
         self.kv.length = index * BLOCK
         if self.kv.retrieval is not None:
             self.kv.retrieval.truncate(index)
-        self._copied = 0
+        self._copied = {}
         self._began_block = time.perf_counter()
 
     def let_go(self) -> None:
@@ -134,7 +136,7 @@ class Answer:
         )
         self.kv.blocks.append(node)
         if self.kv.retrieval is not None:
-            self._cache.summary(node)  # while it is on the device
+            self._cache.reading.summary(node)  # while it is on the device
         self._origins.append(None)
         self._began_block = time.perf_counter()
 
@@ -158,6 +160,7 @@ class Answer:
             round(1_000 * self.prefill_seconds, 2),
             round(1_000 * self.restore_seconds, 2),
             None if self.kv.retrieval is None else self.kv.retrieval.counts.coverage,
+            self.job.policy,
         )
 
     def _over(self, reason: str) -> str:
@@ -168,3 +171,17 @@ class Answer:
     def _show(self, text: str) -> None:
         if text:
             self.job.emit(Text(text))
+
+
+def settled(job: Job, cache: KVCache, codec: Codec) -> Job:
+    """Exact, where the choice is open, as long as the tenant's own share has room for what is new."""
+    holdings = cache.holdings
+    holdings.shares.claim(job.namespace, job.tenant)
+    if job.instead is None:
+        return job
+    new = len(job.prompt) // BLOCK - len(cache.match(job.namespace, job.prompt, codec))
+    if new * holdings.block_bytes <= holdings.room_of(job.tenant):
+        return job
+    namespace, name = job.instead
+    holdings.shares.claim(namespace, job.tenant)
+    return replace(job, namespace=namespace, codec=name)

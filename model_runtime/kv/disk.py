@@ -78,8 +78,13 @@ class DiskTier:
             self._total += len(content)
             return True
 
-    def get(self, block_id: bytes, token_ids: Sequence[int], layers: Sequence[int] | None = None) -> StoredBlock | None:
-        """The block with `layers` (None: all), if it is whole, of these tokens, and read before the deadline."""
+    def get(
+        self, block_id: bytes, token_ids: Sequence[int] | None, layers: Sequence[int] | None = None
+    ) -> StoredBlock | None:
+        """The block with `layers` (None: all), if it is whole, of these tokens, and read before the deadline.
+
+        `token_ids` None: whichever tokens the id stands for.
+        """
         if block_id not in self._sizes:
             return None
         return self._in_time(block_id, partial(_read_block, self._path(block_id), block_id, token_ids, layers))
@@ -97,6 +102,10 @@ class DiskTier:
             header = self._in_time(block_id, partial(_read_header, self._path(block_id), block_id))
             if header is not None:
                 yield header
+
+    def size(self, block_id: bytes) -> int:
+        """Bytes of its file; 0 where there is none."""
+        return self._sizes.get(block_id, 0)
 
     def ids(self) -> list[bytes]:
         return list(self._sizes)
@@ -234,7 +243,9 @@ def _survey(folder: Path) -> Iterator[tuple[bytes, int]]:
                 continue  # not ours
 
 
-def _read_block(path: Path, block_id: bytes, token_ids: Sequence[int], layers: Sequence[int] | None) -> StoredBlock:
+def _read_block(
+    path: Path, block_id: bytes, token_ids: Sequence[int] | None, layers: Sequence[int] | None
+) -> StoredBlock:
     with stored.opened(path) as (read, file_bytes):
         return stored.read_block(read, file_bytes, block_id, token_ids, layers)
 

@@ -66,11 +66,6 @@ class Gate:
             )
             return load
 
-    def bytes_per_second(self, tier: str) -> float | None:
-        """None before a load was measured."""
-        rate = self._tiers.get(tier)
-        return None if rate is None else rate.per_second
-
     def tokens_per_second(self) -> float | None:
         """None before a prefill was measured."""
         return None if self._prefill is None else self._prefill.per_second

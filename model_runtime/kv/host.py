@@ -1,7 +1,5 @@
 """Blocks in the memory of the machine: encoded once, handed out as they are."""
 
-from collections.abc import Iterable
-
 from model_runtime.kv.stored import StoredBlock
 
 
@@ -33,10 +31,15 @@ class HostTier:
         self.bytes += block.nbytes
         return True
 
-    def get(self, block_id: bytes, token_ids: Iterable[int]) -> StoredBlock | None:
-        """None for a block that is not here or is one of other tokens."""
+    def get(self, block_id: bytes, token_ids: tuple[int, ...] | None) -> StoredBlock | None:
+        """None for a block that is not here or is one of other tokens (None: whichever its name stands for)."""
         block = self._blocks.get(block_id)
-        return block if block is not None and block.token_ids == tuple(token_ids) else None
+        return block if block is not None and token_ids in (None, block.token_ids) else None
+
+    def size(self, block_id: bytes) -> int:
+        """Bytes; 0 where it is not here."""
+        block = self._blocks.get(block_id)
+        return 0 if block is None else block.nbytes
 
     def drop(self, block_id: bytes) -> int:
         block = self._blocks.pop(block_id, None)

@@ -8,7 +8,6 @@ server's secret nobody can ask for, or probe, the blocks of another one.
 """
 
 import hashlib
-import hmac
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -48,7 +47,7 @@ class NamespaceFacts:
     """Names to versions (major.minor)."""
     adapter: str
     salt: str
-    """Hex of `salt`."""
+    """Of those who may share KV, made by the server from whom it authenticated, never from a request."""
 
     def namespace(self) -> bytes:
         return namespace(asdict(self))
@@ -65,13 +64,6 @@ def namespace(facts: Mapping[str, JSON]) -> bytes:
     except TypeError as error:
         raise ValueError(f"the facts of a namespace are JSON: {error}") from error
     return hashlib.sha256(text.encode()).digest()
-
-
-def salt(secret: bytes, tenant: str, share_group: str) -> bytes:
-    """32 bytes for those who may share KV. The server makes it from whom it authenticated, never from a request."""
-    if not secret:
-        raise ValueError("a salt needs a secret")
-    return hmac.digest(secret, framed(tenant, share_group), "sha256")
 
 
 def framed(*fields: str) -> bytes:

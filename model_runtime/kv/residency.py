@@ -1,10 +1,24 @@
-"""Who gives up a slot when blocks that are read fill the device? Who holds the most of them."""
+"""Which blocks are on the device, where it has no room for all that are read?"""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model_runtime.kv.cache import Node
+    from model_runtime.kv.nodes import Node
+
+
+_LEFT_FREE = 1
+"""Slots that reading leaves to what is computed next."""
+
+
+def worth_bringing(nodes: "Sequence[Node]", free: int) -> "set[Node]":
+    """Of those that are to be read: as many as there is room for, the first and the last ones.
+
+    `free`: slots that are, or could be.
+    """
+    room = max(0, free - _LEFT_FREE)
+    absent = [node for node in nodes if node.slot is None]
+    return set(absent if len(absent) <= room else [*absent[:1], *absent[len(absent) - room + 1 :]][:room])
 
 
 def yielding(held: "Sequence[Sequence[Node]]") -> "Iterator[Node]":

@@ -17,7 +17,7 @@ from model_runtime.kv.shape import BLOCK
 if TYPE_CHECKING:
     import torch
 
-    from model_runtime.kv.cache import Node
+    from model_runtime.kv.nodes import Node
 
 GROUP = 16
 """Blocks attended at once: 8,192 keys."""

@@ -14,7 +14,7 @@ from model_runtime.kv.shape import KVShape
 if TYPE_CHECKING:
     import torch
 
-    from model_runtime.kv.cache import Node
+    from model_runtime.kv.nodes import Node
 
 _READERS = 4
 _SHARE = 8

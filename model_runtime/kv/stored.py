@@ -142,9 +142,9 @@ def read_container(read: Read, file_bytes: int) -> Container:
 
 
 def read_block(
-    read: Read, file_bytes: int, block_id: bytes, token_ids: Sequence[int], layers: Sequence[int] | None
+    read: Read, file_bytes: int, block_id: bytes, token_ids: Sequence[int] | None, layers: Sequence[int] | None
 ) -> StoredBlock:
-    """The block `block_id` of `token_ids` with `layers` (None: all), each checked.
+    """The block `block_id` of `token_ids` (None: those that the id stands for) with `layers` (None: all), checked.
 
     Raises DamagedBlock where the file is not whole or of another id, NotWhatWasAsked where only the question is wrong.
     """
@@ -153,13 +153,14 @@ def read_block(
     tokens = read(*container.tokens)
     if header.block_id != block_id or _id(header, tokens) != block_id:
         raise DamagedBlock("the block is not the one that its name promises")
-    if tokens != identity.packed(token_ids):
+    ids = struct.unpack(f"<{BLOCK}I", tokens) if token_ids is None else tuple(token_ids)
+    if tokens != identity.packed(ids):
         raise NotWhatWasAsked("other tokens")
     wanted = range(len(container.layers)) if layers is None else layers
     if not all(0 <= i < len(container.layers) for i in wanted):
         raise NotWhatWasAsked(f"there are {len(container.layers)} layers")
     data = tuple(_checked(read(*container.layers[i]), container.checksums[i]) for i in wanted)
-    return StoredBlock(block_id, header.parent, header.index, header.namespace, tuple(token_ids), header.codec, data)
+    return StoredBlock(block_id, header.parent, header.index, header.namespace, ids, header.codec, data)
 
 
 def _container(entries: dict[str, Any], start: int, file_bytes: int) -> Container:

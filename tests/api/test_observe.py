@@ -130,13 +130,37 @@ def test_metrics_tell_what_the_runtime_counts(container, client):
 
     tiers = {"device": 1, "host": 2, "disk": 3}
     stats = RuntimeStats(
-        tiers, 4, 5, tiers, tiers, {"least_value": 6}, tiers, 7, 8, {"load": 9}, {"steps": 11}, 0.75, {"running": 10}
+        reused_tokens=tiers,
+        missed_tokens={"disk": 12},
+        computed_tokens=4,
+        written_tokens=5,
+        seconds={"prefill": 2.0, "decode": 0.0},
+        blocks=tiers,
+        bytes=tiers,
+        capacity=tiers,
+        evicted={"host": {"least_value": 6}},
+        prefetched={"host": 13},
+        sessions=14,
+        pinned_bytes=15,
+        quota_used={"host": 0.5},
+        streamed_bytes=tiers,
+        lost=7,
+        quarantined=8,
+        gate={"load": 9},
+        sparse={"steps": 11},
+        coverage=0.75,
+        answers={"running": 10},
     )
     assert "stratamem_kv" not in client.get("/metrics").text
     container.generation.stats = lambda: stats
     lines = client.get("/metrics").text.splitlines()
     assert 'stratamem_kv_reused_tokens_total{tier="disk"} 3.0' in lines
-    assert 'stratamem_kv_evicted_blocks_total{reason="least_value"} 6.0' in lines
+    assert 'stratamem_kv_missed_tokens_total{tier="disk"} 12.0' in lines
+    assert 'stratamem_kv_evicted_blocks_total{reason="least_value",tier="host"} 6.0' in lines
+    assert 'stratamem_kv_prefetched_blocks_total{tier="host"} 13.0' in lines
+    assert 'stratamem_tokens_per_second{phase="prefill"} 2.0' in lines
+    assert 'stratamem_kv_quota_used_ratio{tier="host"} 0.5' in lines
+    assert "stratamem_kv_pinned_bytes 15.0" in lines
     assert 'stratamem_kv_streamed_bytes_total{tier="host"} 2.0' in lines
     assert "stratamem_kv_quarantined_blocks_total 8.0" in lines
     assert 'stratamem_sparse_total{count="steps"} 11.0' in lines

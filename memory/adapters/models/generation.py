@@ -1,12 +1,14 @@
 """How does this process write answers itself? The runtime's thread computes; here its words become the memory's."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from memory.adapters.models.settings import GenerationSettings
-from memory.domain.errors import GeneratorUnavailable, InvalidInput, PromptTooLong, UnsupportedParameter
+from memory.domain.errors import GeneratorUnavailable, InvalidInput, PromptTooLong, TooManyAnswers, UnsupportedParameter
 from memory.domain.generation import (
     WHOLE_TENANT,
     CachedTokens,
@@ -23,14 +25,15 @@ from memory.domain.generation import (
 from memory.ports.generation import Generator
 
 if TYPE_CHECKING:
-    from model_runtime.generators.ask import Asked
+    from model_runtime.generators.ask import Question
     from model_runtime.generators.job import Done
     from model_runtime.generators.runtime import Runtime
 
-# `auto` may give up exactness only where a quota would otherwise evict: so far it never does.
+T = TypeVar("T")
+
 _POLICIES = {
     Fidelity.EXACT: "exact",
-    Fidelity.AUTO: "exact",
+    Fidelity.AUTO: "auto",
     Fidelity.INT8: "int8",
     Fidelity.INT4: "int4",
     Fidelity.SPARSE: "sparse",
@@ -50,8 +53,10 @@ def load_generator(
 def open_local(model: str, folder: Path, settings: GenerationSettings) -> "Runtime":
     """The runtime of this process, with its KV in `folder`. Blocks for seconds. Raises GeneratorUnavailable."""
     from model_runtime.embedders.folder import UnusableModel
+    from model_runtime.generators.places import PlaceOptions
     from model_runtime.generators.runtime import RuntimeOptions, open_runtime
     from model_runtime.kv.retrieval import SparsePolicy
+    from model_runtime.kv.shares import ShareOptions
 
     options = RuntimeOptions(
         model,
@@ -68,6 +73,8 @@ def open_local(model: str, folder: Path, settings: GenerationSettings) -> "Runti
             settings.sparse_dense_layers,
             settings.sparse_least_coverage,
         ),
+        shares=ShareOptions(tenant=settings.tenant_share, pins=settings.pin_share),
+        places=PlaceOptions(of_tenant=settings.tenant_answers),
     )
     try:
         return open_runtime(options)
@@ -83,6 +90,10 @@ class InProcessGenerator(Generator):
         self._salt = salt
 
     @property
+    def runtime(self) -> "Runtime":
+        return self._runtime
+
+    @property
     def model(self) -> str:
         return self._runtime.checkpoint.name
 
@@ -94,9 +105,11 @@ class InProcessGenerator(Generator):
         return self._runtime.moment()
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+        from model_runtime.generators.ask import ask
         from model_runtime.generators.job import Done, Failed, Text
 
-        asked = await self._ask(prompt)
+        with _translated():
+            asked = await ask(self._runtime, self._question(prompt))
         try:
             while True:
                 match await asked.next():
@@ -109,6 +122,16 @@ class InProcessGenerator(Generator):
                         raise GeneratorUnavailable(f"the model could not go on: {message}")
         finally:
             asked.cancel()
+
+    async def warm(self, prompt: Prompt) -> int:
+        """Computes ahead what every prompt begins with that goes on after these messages: how many of its tokens.
+
+        0 where something came between. Raises GeneratorUnavailable, InvalidInput, PromptTooLong.
+        """
+        from model_runtime.generators.ask import warm
+
+        with _translated():
+            return await warm(self._runtime, self._question(prompt))
 
     async def count(self, messages: Sequence[ChatMessage]) -> int:
         return len(await asyncio.to_thread(self._ids, messages))
@@ -125,44 +148,47 @@ class InProcessGenerator(Generator):
 
         Raises GeneratorUnavailable.
         """
-        namespaces = self._runtime.namespaces(self._salt(tenant_id, WHOLE_TENANT))
-        try:
-            return await asyncio.wrap_future(self._runtime.forget(namespaces))
-        except OSError as error:
-            raise GeneratorUnavailable(f"KV could not be deleted: {error}") from error
+        return await settled(self._runtime.forget(self._runtime.namespaces(self._salt(tenant_id, WHOLE_TENANT))))
 
     def close(self) -> None:
         self._runtime.close()
 
-    async def _ask(self, prompt: Prompt) -> "Asked":
-        from model_runtime.generators.ask import Busy, Question, TooLong, ask
-        from model_runtime.generators.chat import UnfitMessages
+    def _question(self, prompt: Prompt) -> "Question":
+        from model_runtime.generators.ask import Question
         from model_runtime.generators.sampling import SamplingOptions
 
         wanted = prompt.sampling
-        question = Question(
+        return Question(
             messages=messages_of(prompt.messages),
             options=SamplingOptions(wanted.temperature, wanted.top_p, wanted.max_tokens, wanted.stop, wanted.seed),
             salt=self._salt(prompt.tenant_id, prompt.share_group),
             policy=policy_of(prompt),
             moment=prompt.prepared,
+            tenant=prompt.tenant_id,
+            memory_key=prompt.memory_key,
         )
-        try:
-            return await ask(self._runtime, question)
-        except TooLong as error:
-            raise PromptTooLong(str(error)) from error
-        except UnfitMessages as error:
-            raise InvalidInput(str(error)) from error
-        except Busy as error:
-            raise GeneratorUnavailable(str(error)) from error
 
     def _ids(self, messages: Sequence[ChatMessage]) -> list[int]:
-        from model_runtime.generators.chat import UnfitMessages
-
-        try:
+        with _translated():
             return self._runtime.chat.ids(messages_of(messages))
-        except UnfitMessages as error:
-            raise InvalidInput(str(error)) from error
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The runtime's errors as the memory knows them."""
+    from model_runtime.generators.ask import Busy, TooLong, TooMany
+    from model_runtime.generators.chat import UnfitMessages
+
+    try:
+        yield
+    except TooLong as error:
+        raise PromptTooLong(str(error)) from error
+    except UnfitMessages as error:
+        raise InvalidInput(str(error)) from error
+    except TooMany as error:
+        raise TooManyAnswers(str(error)) from error
+    except Busy as error:
+        raise GeneratorUnavailable(str(error)) from error
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
@@ -177,6 +203,16 @@ def policy_of(prompt: Prompt) -> str:
     return _POLICIES[prompt.fidelity]
 
 
+async def settled(asked: "Future[T]") -> T:
+    """What the runtime's thread answers. Raises GeneratorUnavailable where that ends meanwhile, or its disk fails."""
+    try:
+        return await asyncio.wrap_future(asked)
+    except OSError as error:
+        raise GeneratorUnavailable(f"KV could not be deleted: {error}") from error
+    except RuntimeError as error:
+        raise GeneratorUnavailable(f"the model's thread has ended: {error}") from error
+
+
 def _finished(done: "Done") -> Finished:
     usage = Usage(
         prompt_tokens=done.prompt_tokens,
@@ -185,5 +221,6 @@ def _finished(done: "Done") -> Finished:
         prefill_ms=done.prefill_ms,
         restore_ms=done.restore_ms,
         coverage=done.coverage,
+        fidelity=Fidelity(done.policy),
     )
     return Finished(Finish(done.reason), usage)

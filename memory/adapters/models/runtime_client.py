@@ -14,7 +14,14 @@ import tenacity
 from pydantic import BaseModel, ValidationError
 
 from memory.adapters.files import replaced
-from memory.domain.errors import EmbedderUnavailable, GeneratorUnavailable, InvalidInput, PromptTooLong, Retryable
+from memory.domain.errors import (
+    EmbedderUnavailable,
+    GeneratorUnavailable,
+    InvalidInput,
+    PromptTooLong,
+    Retryable,
+    TooManyAnswers,
+)
 from model_runtime import wire
 
 CONNECT_SECONDS = 2.0
@@ -121,6 +128,8 @@ class _Refused(Exception):
             return PromptTooLong(problem.detail)
         if problem.code == InvalidInput.code:
             return InvalidInput(problem.detail)
+        if problem.code == TooManyAnswers.code:
+            return TooManyAnswers(problem.detail)
         said = problem.detail or problem.reason or f"it answered with HTTP {self.status}"
         return unavailable(f"the model runtime can't do it: {said}", runtime_status=self.status)
 

@@ -17,13 +17,14 @@ from memory.adapters.models.generation import messages_of, policy_of
 from memory.adapters.models.lines import lines_of
 from memory.adapters.models.runtime_client import RuntimeClient, facts_of
 from memory.domain.errors import EmbedderUnavailable, GeneratorUnavailable
-from memory.domain.generation import CachedTokens, ChatMessage, Chunk, Delta, Finish, Finished, Prompt, Usage
+from memory.domain.generation import CachedTokens, ChatMessage, Chunk, Delta, Fidelity, Finish, Finished, Prompt, Usage
 from memory.ports.generation import Generator
 from memory.ports.models import Embedder, Tokenizer, Vectors
 from model_runtime import wire
 from model_runtime.embedders.tokenizer import parse
 
 _EMBED_SECONDS = 150.0
+_WARM_SECONDS = 600.0
 _TEXTS = 256
 _CHARACTERS = 2 << 20
 """Of one request to embed: at most 12 MiB as JSON, below the runtime's limit."""
@@ -107,6 +108,12 @@ class RuntimeGenerator(Generator):
     async def check(self) -> None:
         await self._client.check()
 
+    async def warm(self, prompt: Prompt) -> int:
+        """Computes ahead what every prompt begins with that goes on after these messages: how many of its tokens."""
+        request = self._request(prompt)
+        answer = await self._client.call("/v1/warm", request, GeneratorUnavailable, seconds=_WARM_SECONDS, tries=1)
+        return wire.WarmAnswer.model_validate_json(answer.content).computed
+
     def _request(self, prompt: Prompt) -> wire.GenerateRequest:
         wanted = prompt.sampling
         return wire.GenerateRequest(
@@ -119,6 +126,8 @@ class RuntimeGenerator(Generator):
             salt=self._salt(prompt.tenant_id, prompt.share_group),
             policy=policy_of(prompt),
             moment=prompt.prepared,
+            tenant=prompt.tenant_id,
+            memory_key=prompt.memory_key,
         )
 
 
@@ -181,5 +190,13 @@ def _parsed(line: bytes) -> wire.TextLine | wire.DoneLine | wire.FailedLine:
 
 def _finished(done: wire.DoneLine) -> Finished:
     cached = CachedTokens(**done.cached)
-    usage = Usage(done.prompt_tokens, done.completion_tokens, cached, done.prefill_ms, done.restore_ms, done.coverage)
+    usage = Usage(
+        prompt_tokens=done.prompt_tokens,
+        completion_tokens=done.completion_tokens,
+        cached=cached,
+        prefill_ms=done.prefill_ms,
+        restore_ms=done.restore_ms,
+        coverage=done.coverage,
+        fidelity=Fidelity(done.policy),
+    )
     return Finished(Finish(done.reason), usage)

@@ -9,6 +9,21 @@ class GenerationSettings(BaseModel):
     device_mib: int = Field(default=2_048, ge=1, description="KV where the model computes, in MiB.")
     host_mib: int = Field(default=1_024, ge=0, description="KV in main memory, in MiB.")
     disk_mib: int = Field(default=16_384, ge=0, description="KV in the data folder, in MiB; 0: none.")
+    tenant_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Of each KV tier, what one tenant may hold when others need room.",
+    )
+    pin_share: float = Field(
+        default=0.5, ge=0, le=1, description="Of a tenant's share of the lowest tier, how much it may pin."
+    )
+    tenant_answers: int = Field(
+        default=48, ge=1, le=64, description="Answers at a time of one tenant; there are 64 places."
+    )
+    warm: bool = Field(
+        default=True, description="After a reply, compute ahead what the session's next prompt begins with."
+    )
     threads: int | None = Field(default=None, ge=1, description="Cores that generation uses; unset: torch's choice.")
     dtype: str | None = Field(
         default=None,

@@ -5,11 +5,25 @@ begin in it; a window of `window_tokens` holds the newest ranges that fit, and a
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from memory.domain.events import Extent
-from memory.ports.kv import TokenRange
 
 BLOCK_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRange:
+    """Consecutive events of a session's shared log, and their place on its token axis (end exclusive)."""
+
+    first_seq: int
+    last_seq: int
+    token_start: int
+    token_end: int
+
+    @property
+    def tokens(self) -> int:
+        return self.token_end - self.token_start
 
 
 def grid_of(window_tokens: int, range_tokens: int) -> int:

@@ -1,7 +1,7 @@
 """The recent window of a session: kept verbatim in the log, its KV wherever the KV store has room.
 
-The window itself is derived from the log (see policy), so there is nothing to lose; what the tier does is to tell the
-KV store which token ranges are in it and which have left.
+The window itself is derived from the log (see policy), so there is nothing to lose. Its KV is found by content: whoever
+asks with the same beginning reads it, and what no session's newest prompt has any more goes first.
 """
 
 from collections.abc import Callable, Collection
@@ -14,10 +14,11 @@ from memory.domain.ids import ItemId
 from memory.domain.recall import TierName
 from memory.domain.sessions import Session
 from memory.ports.indexes import LexicalDocument, LexicalIndex, LexicalScope
-from memory.ports.kv import KVStore, TokenRange
+from memory.ports.kv import KVStore
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
 from memory.tiers.hot import policy
+from memory.tiers.hot.policy import TokenRange
 from memory.tiers.hot.settings import HotSettings
 from memory.tiers.scan import Words, candidates, indexed_text, matching
 
@@ -41,13 +42,8 @@ class HotTier:
         self._settings = settings
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
-        if session_key is None:
-            return 0
-        async with self._storage.read() as tx:
-            session = (await tx.sessions.by_keys([session_key])).get(session_key)
-            held = await self.window(tx, session) if session is not None else []
-        await self._kv.keep(session_key, held)
-        return 0  # the store was told of everything at once
+        """Nothing: the window follows from the log, and its KV is computed with the answers (services/warming)."""
+        return 0
 
     async def recall(self, question: Question) -> Candidates:
         """Reads the window of each session in scope and compares it event by event, with no index."""
@@ -67,16 +63,8 @@ class HotTier:
         return self._compared(question, await question.vector(), events, vectors)
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
-        """Tells the KV store to drop what has left the window; the number of blocks that went."""
-        if session_key is None:
-            return 0
-        async with self._storage.read() as tx:
-            session = (await tx.sessions.by_keys([session_key])).get(session_key)
-            if session is None:
-                return 0
-            start = self.window_begin(session)
-            left = await tx.events.extents(session.lineage, 0, below=start) if start else []
-        return await self._kv.drop(session_key, policy.ranges(left, self._grid(session))) if left else 0
+        """Nothing: KV that no session's newest prompt has any more is the first to go when room is needed."""
+        return 0
 
     async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
         # By content no block is one session's alone, and a memory that was recalled is in the KV of any session.
@@ -85,7 +73,10 @@ class HotTier:
     async def stats(self, tenant_id: str) -> TierStats:
         async with self._storage.read() as tx:
             totals = await tx.sessions.totals(tenant_id)
-        return TierStats(items=totals["tokens"], bytes=0, details={"sessions": totals["sessions"]})
+        kv = await self._kv.usage(tenant_id)
+        details: dict[str, float | int | str] = {"sessions": totals["sessions"]}
+        details |= {f"kv_bytes_{tier}": used for tier, used in kv.used.items()}
+        return TierStats(items=totals["tokens"], bytes=sum(kv.used.values()), details=details)
 
     async def verify(self, tenant_id: str) -> list[str]:
         return await self._kv.verify()

@@ -18,10 +18,10 @@ def prompt(length, seed=0):
 
 
 class Asked:
-    def __init__(self, runtime, tokens, options=GREEDY, salt="salt", codec="exact", policy=None):
+    def __init__(self, runtime, tokens, options=GREEDY, salt="salt", codec="exact", policy=None, **facts):
         self.events = queue.Queue()
         namespace = runtime.namespace(salt, policy or codec)
-        self.job = Job(tuple(tokens), options, namespace, codec, self.events.put, sparse=policy == "sparse")
+        self.job = Job(tuple(tokens), options, namespace, codec, self.events.put, sparse=policy == "sparse", **facts)
         runtime.engine.submit(self.job)
 
     def answer(self, timeout=60):
@@ -41,7 +41,7 @@ def ask(runtime, tokens, **options):
 def in_engine(runtime, act):
     """What `act` returns when it is run between two turns."""
     done = queue.Queue()
-    runtime.engine.call(lambda: done.put(act()))
+    runtime.engine.errands.put(lambda: done.put(act()))
     return done.get(timeout=30)
 
 

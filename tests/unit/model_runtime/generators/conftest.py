@@ -14,10 +14,10 @@ def checkpoint(tmp_path_factory):
 def started(checkpoint, tmp_path):
     opened = []
 
-    def start(*, device=64, host=64, disk=256):
+    def start(*, device=64, host=64, disk=256, **others):
         folder = tmp_path / "kv"
         folder.mkdir(exist_ok=True)
-        options = RuntimeOptions("fixture", folder, device * MIB, host * MIB, disk * MIB, threads=1)
+        options = RuntimeOptions("fixture", folder, device * MIB, host * MIB, disk * MIB, threads=1, **others)
         opened.append(Runtime(options, checkpoint))
         return opened[-1]
 

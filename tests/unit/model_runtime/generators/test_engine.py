@@ -63,7 +63,7 @@ def test_after_a_restart_the_disk_is_read_and_the_answer_is_the_same(started):
     first.close()
     again, done = ask(started(), tokens)
     assert again == cold
-    assert done.cached == {"device": 0, "host": 0, "disk": 4 * BLOCK}
+    assert done.cached == {"device": 0, "host": 0, "disk": len(tokens) - 1}
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "swap", "delete"])
@@ -230,10 +230,18 @@ def test_a_thread_that_dies_leaves_nobody_waiting(started, monkeypatch):
     def dies():
         raise SystemError("a bug")
 
-    runtime.engine.call(dies)
+    runtime.engine.errands.put(dies)
     assert isinstance(running.answer()[1], Failed)
     assert isinstance(ask(runtime, prompt(10))[1], Failed)
     assert runtime.forget(frozenset()).result(5) == 0
+
+
+def test_who_does_not_wait_for_a_purge_stops_nothing(started):
+    runtime, tokens = started(), prompt(700)
+    ask(runtime, tokens)
+    runtime.engine.errands.put(lambda: time.sleep(0.2))
+    assert not runtime.forget(frozenset({runtime.namespace("salt", "exact")})).cancel()
+    assert sum(ask(runtime, tokens)[1].cached.values()) == 0
 
 
 def test_an_error_in_a_common_step_ends_those_answers_only(started, monkeypatch):
@@ -272,7 +280,7 @@ def test_blocks_of_another_model_are_not_kept(started, checkpoint):
     folder = runtime.disk._folder
     (folder.parent / "another-model").mkdir()
     (folder.parent / "another-model" / "block").write_bytes(b"what was said")
-    assert ask(started(), tokens)[1].cached["disk"] == 2 * BLOCK
+    assert ask(started(), tokens)[1].cached["disk"] == len(tokens) - 1
     assert [other.name for other in folder.parent.iterdir()] == [folder.name]
 
 
@@ -314,7 +322,7 @@ def test_who_goes_away_is_not_written_for(started):
 def test_who_goes_away_before_his_turn_is_told_the_end_all_the_same(started):
     runtime = started()
     in_engine(runtime, lambda: None)
-    runtime.engine.call(lambda: time.sleep(0.1))
+    runtime.engine.errands.put(lambda: time.sleep(0.1))
     asked = Asked(runtime, prompt(600))
     asked.job.cancelled.set()
     text, done = asked.answer()

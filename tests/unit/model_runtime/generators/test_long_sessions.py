@@ -13,7 +13,7 @@ LONG = prompt(10 * BLOCK + 60, seed=3)
 def kept(runtime, tokens, codec="exact"):
     """The bytes of every block of a prompt, as the host or the disk has them."""
     nodes = runtime.cache.match(runtime.namespace("salt", codec), tokens, runtime._codecs(codec))
-    return [runtime.cache._read(node, runtime.cache._where(node)).layers for node in nodes]
+    return [runtime.cache._read(node, runtime.cache.holdings.where(node)).layers for node in nodes]
 
 
 def all_below(runtime):

@@ -100,4 +100,4 @@ def test_on_a_small_device_retrieved_blocks_come_close_and_summaries_have_their_
     assert in_engine(runtime, lambda: {node.refs for node in runtime.cache._nodes.values()}) == {0}
     assert in_engine(runtime, lambda: runtime.arena.slots - runtime.arena.free) == sum(
         node.slot is not None for node in runtime.cache._nodes.values()
-    ) + len(runtime.engine._tails)
+    ) + len(runtime.engine.tails._there)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model_runtime.kv import identity
-from model_runtime.kv.identity import NamespaceFacts, block_id, chain, framed, namespace, salt, weights_fingerprint
+from model_runtime.kv.identity import NamespaceFacts, block_id, chain, framed, namespace, weights_fingerprint
 from model_runtime.kv.shape import BLOCK
 
 FACTS = NamespaceFacts(
@@ -82,19 +82,6 @@ def test_facts_that_are_no_json_are_refused(value: Any) -> None:
 @example([], [""])
 def test_two_lists_of_fields_never_have_one_framing(left: list[str], right: list[str]) -> None:
     assert (framed(*left) == framed(*right)) == (left == right)
-
-
-@given(st.text(max_size=5), st.text(max_size=5), st.text(max_size=5), st.text(max_size=5))
-@example("a", "bc", "ab", "c")
-def test_two_tenants_never_share_a_salt(tenant: str, group: str, other: str, other_group: str) -> None:
-    same = salt(b"secret", tenant, group) == salt(b"secret", other, other_group)
-    assert same == ((tenant, group) == (other, other_group))
-    assert salt(b"another", tenant, group) != salt(b"secret", tenant, group)
-
-
-def test_a_salt_without_a_secret_is_refused() -> None:
-    with pytest.raises(ValueError, match="secret"):
-        salt(b"", "tenant", "group")
 
 
 @given(ids, st.none() | ids, tokens, ids, st.none() | ids, tokens)

@@ -1,22 +1,23 @@
 import os
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model_runtime.kv.manifests import Manifests, OlderGeneration, SessionManifest
+from model_runtime.kv.manifests import Manifests, ManifestsBehind, SessionManifest
 
 MANIFEST = SessionManifest(
-    memory_key="agent/../../1 ü",
     tenant="acme",
-    namespace="07" * 32,
-    block_ids=("0a" * 32, "0b" * 32),
+    memory_key="agent/../../1 ü",
+    namespace=b"\x07" * 32,
+    codec="exact",
+    block_ids=(b"\x0a" * 32, b"\x0b" * 32),
     tail=(1, 2, 4_294_967_295),
-    position=1_027,
     tokenizer="t1",
     template="t2",
-    fork_parent=None,
     pinned_until=1_790_000_000.25,
     generation=3,
 )
@@ -26,15 +27,22 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def read(folder: Path) -> SessionManifest | None:
-    return Manifests(folder).read("acme", MANIFEST.memory_key)
+def read(folder: Path) -> list[SessionManifest]:
+    return sorted(Manifests(folder).all(), key=lambda manifest: manifest.name)
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[ManifestsBehind]:
+    opened = ManifestsBehind(Manifests(tmp_path))
+    yield opened
+    opened.close()
 
 
 def test_a_manifest_survives_a_restart(tmp_path: Path) -> None:
     Manifests(tmp_path).write(MANIFEST)
 
-    assert read(tmp_path) == MANIFEST
-    assert list(Manifests(tmp_path).all()) == [MANIFEST]
+    assert read(tmp_path) == [MANIFEST]
+    assert MANIFEST.tokens == 1_027
 
 
 def test_no_client_text_is_in_a_path(tmp_path: Path) -> None:
@@ -50,24 +58,17 @@ def test_tenants_and_keys_have_manifests_of_their_own(tmp_path: Path) -> None:
     manifests = Manifests(tmp_path)
     one, two = (replace(MANIFEST, tenant=t, memory_key=k) for t, k in (("a", "bc"), ("ab", "c")))
     manifests.write(one)
-    assert manifests.read("ab", "c") is None
     manifests.write(two)
 
-    assert (manifests.read("a", "bc"), manifests.read("ab", "c")) == (one, two)
-    assert sorted(m.tenant for m in manifests.all()) == ["a", "ab"]
+    assert read(tmp_path) == [one, two]
 
 
-def test_an_older_generation_is_refused(tmp_path: Path) -> None:
+def test_the_next_one_replaces_the_one_before(tmp_path: Path) -> None:
     manifests = Manifests(tmp_path)
     manifests.write(MANIFEST)
-    with pytest.raises(OlderGeneration) as refused:
-        manifests.write(replace(MANIFEST, generation=2, tail=()))
-
-    assert (refused.value.stored, refused.value.offered) == (3, 2)
-    assert read(tmp_path) == MANIFEST
-    manifests.write(MANIFEST)
     manifests.write(replace(MANIFEST, generation=4, tail=()))
-    assert read(tmp_path) == replace(MANIFEST, generation=4, tail=())
+
+    assert read(tmp_path) == [replace(MANIFEST, generation=4, tail=())]
 
 
 def test_no_flipped_byte_gives_another_manifest(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_no_flipped_byte_gives_another_manifest(tmp_path: Path) -> None:
     content = path.read_bytes()
     for i in range(len(content)):
         path.write_bytes(content[:i] + bytes([content[i] ^ 0x02]) + content[i + 1 :])
-        assert manifests.read("acme", MANIFEST.memory_key) is None
+        assert list(manifests.all()) == []
 
     assert [file.parent.name for file in files(tmp_path)] == ["quarantine"]
 
@@ -91,7 +92,7 @@ def test_a_truncated_manifest_is_a_miss_and_can_be_written_again(tmp_path: Path,
 
     assert list(manifests.all()) == []
     manifests.write(replace(MANIFEST, generation=0))
-    assert read(tmp_path) == replace(MANIFEST, generation=0)
+    assert read(tmp_path) == [replace(MANIFEST, generation=0)]
 
 
 def test_the_manifest_of_another_session_is_never_the_answer(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_the_manifest_of_another_session_is_never_the_answer(tmp_path: Path) -> 
     (other_path,) = (file for file in files(tmp_path) if file != path)
     other_path.replace(path)
 
-    assert read(tmp_path) is None
+    assert read(tmp_path) == []
     assert [file.parent.name for file in files(tmp_path)] == ["quarantine"]
 
 
@@ -112,7 +113,7 @@ def test_a_write_that_a_crash_left_unfinished_is_removed(tmp_path: Path) -> None
     (path,) = files(tmp_path)
     path.with_name(path.name + ".tmp").write_bytes(b"{")
 
-    assert read(tmp_path) == MANIFEST
+    assert read(tmp_path) == [MANIFEST]
     assert files(tmp_path) == [path]
 
 
@@ -127,7 +128,7 @@ def test_a_write_that_fails_leaves_the_manifest_before(tmp_path: Path, monkeypat
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             manifests.write(replace(MANIFEST, generation=4))
-    assert read(tmp_path) == MANIFEST
+    assert read(tmp_path) == [MANIFEST]
     assert len(files(tmp_path)) == 1
 
 
@@ -135,23 +136,17 @@ def test_a_dropped_manifest_is_gone(tmp_path: Path) -> None:
     manifests = Manifests(tmp_path)
     manifests.write(MANIFEST)
 
-    assert manifests.drop("acme", MANIFEST.memory_key) is True
-    assert manifests.drop("acme", MANIFEST.memory_key) is False
-    assert manifests.read("acme", MANIFEST.memory_key) is None
+    assert manifests.drop(MANIFEST.name) is True
+    assert manifests.drop(MANIFEST.name) is False
+    assert read(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"namespace": "../etc"},
-        {"block_ids": ("0A" * 32,)},
-        {"block_ids": ("0a" * 32, "../x")},
-        {"tail": tuple(range(512))},
-        {"tail": (-1,)},
-    ],
+    [{"namespace": b"short"}, {"block_ids": (b"x" * 33,)}, {"tail": tuple(range(512))}, {"tail": (-1,)}],
 )
 def test_a_manifest_that_can_not_be_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"hex digits|full block|whole numbers"):
+    with pytest.raises(ValueError, match=r"32 bytes|full block|whole numbers"):
         replace(MANIFEST, **change)
 
 
@@ -159,3 +154,61 @@ def test_a_time_that_is_no_number_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         Manifests(tmp_path).write(replace(MANIFEST, pinned_until=float("nan")))
     assert files(tmp_path) == []
+
+
+def test_behind_the_newest_of_a_session_is_written_and_all_of_it_before_the_end(
+    tmp_path: Path, behind: ManifestsBehind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    written: list[int] = []
+    write = Manifests.write
+
+    def slow(manifests: Manifests, manifest: SessionManifest) -> None:
+        written.append(manifest.generation)
+        begun.set()
+        go_on.wait(5)
+        write(manifests, manifest)
+
+    monkeypatch.setattr(Manifests, "write", slow)
+    for generation in (1, 2, 3):
+        behind.put(replace(MANIFEST, generation=generation))
+        begun.wait(5)  # the first one is being written
+    go_on.set()
+    behind.close()
+
+    assert written == [1, 3]
+    assert read(tmp_path) == [MANIFEST]
+
+
+def test_behind_what_is_dropped_while_it_is_written_does_not_come_back(
+    tmp_path: Path, behind: ManifestsBehind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, write = threading.Event(), Manifests.write
+
+    def slow(manifests: Manifests, manifest: SessionManifest) -> None:
+        begun.set()
+        write(manifests, manifest)
+
+    monkeypatch.setattr(Manifests, "write", slow)
+    for generation in range(50):
+        behind.put(replace(MANIFEST, generation=generation))
+        begun.wait(5)
+        behind.drop(MANIFEST.name)
+        begun.clear()
+        assert read(tmp_path) == []
+
+
+def test_behind_a_full_disk_is_counted_and_ends_nothing(
+    tmp_path: Path, behind: ManifestsBehind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        behind.put(MANIFEST)
+        while not behind.failed_writes:
+            pass
+    behind.put(MANIFEST)
+    behind.close()
+    assert read(tmp_path) == [MANIFEST]
