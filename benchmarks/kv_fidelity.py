@@ -170,7 +170,7 @@ def verdict(twins: dict[str, Any], sparse: dict[str, Any]) -> dict[str, Any]:
         ratios = [row[codec]["recall"]["ratio"] for row in rows if codec in row]
         if ratios:
             found[codec] = {"found": min(ratios), "target": target, "met": min(ratios) >= target}
-    return found | sparse.get("targets", {})
+    return found | sparse["targets"]
 
 
 def show(body: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ from benchmarks.asking import answered
 from benchmarks.machine import SEED, out
 from benchmarks.statistics import wilson
 from benchmarks.twins import TWINS, opened
-from model_runtime.generators import job
 from model_runtime.generators.runtime import Runtime, RuntimeOptions
+from model_runtime.kv.retrieval import Retrieval, SparsePolicy
 from model_runtime.kv.shape import BLOCK
 
 DEPTHS, QUICK_DEPTHS = {16_384: 10, 32_768: 5}, {16_384: 2}
@@ -29,11 +29,6 @@ NEEDLE_TOKENS, NEEDLES = 12, 20
 """Each has tokens of its own."""
 KEYS, FOLLOWERS = 16, 4
 TARGET, TARGET_READ = 0.99, 1 / 16
-
-
-def there() -> bool:
-    """Whether this version of the runtime can leave blocks out."""
-    return "sparse" in job.Job.__dataclass_fields__
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +70,12 @@ def frequent(length: int, seed: int) -> tuple[list[int], list[Question]]:
 
 
 def measure(folder: Path, quick: bool, progress: Any) -> dict[str, Any]:
-    """`measured` False, with the reason, where the runtime has no sparse reading."""
-    if not there():
-        return {"measured": False, "why": "this version of the runtime reads every block"}
+    """By length, then by text."""
     checkpoint = TWINS["hand-wired"].load(folder)
-    found: dict[str, Any] = {"measured": True, "lengths": {}}
+    found: dict[str, Any] = {"lengths": {}}
     for length, depths in (QUICK_DEPTHS if quick else DEPTHS).items():
         room = (6 * length // BLOCK + 16) * checkpoint.shape.block_bytes
-        options = RuntimeOptions(checkpoint.name, folder / "kv", room, room, 0, **{"sparse": _policy(length)})
+        options = RuntimeOptions(checkpoint.name, folder / "kv", room, room, 0, sparse=_policy(length))
         rows = found["lengths"][str(length)] = {}
         with opened(options, checkpoint) as runtime:
             texts = {
@@ -97,29 +90,23 @@ def measure(folder: Path, quick: bool, progress: Any) -> dict[str, Any]:
     return found | {"targets": _verdict(found["lengths"])}
 
 
-def _policy(length: int) -> Any:
+def _policy(length: int) -> SparsePolicy:
     """The first block, and so many more that at most a sixteenth is read."""
-    from importlib import import_module
-
-    policy = import_module("model_runtime.kv.retrieval").SparsePolicy
-    return policy(dense_tokens=BLOCK, window_tokens=0, top_k=max(1, length // BLOCK // 16 - 1), dense_layers=1)
+    return SparsePolicy(dense_tokens=BLOCK, window_tokens=0, top_k=max(1, length // BLOCK // 16 - 1), dense_layers=1)
 
 
 def _asked(runtime: Runtime, context: Sequence[int], question: Question) -> dict[str, Any]:
     """`same`: of the tokens after the first, which is computed with the prompt, those that full attention gives too."""
-    from importlib import import_module
+    choose, hits = Retrieval.choose, []
 
-    retrieval = import_module("model_runtime.kv.retrieval").Retrieval
-    choose, hits = retrieval.choose, []
-
-    def recorded(self: Any, layer: int, q: Any, blocks: int, length: int) -> Any:
+    def recorded(self: Retrieval, layer: int, q: Any, blocks: int, length: int) -> Sequence[int]:
         chosen = choose(self, layer, q, blocks, length)
         if layer >= self.policy.dense_layers and self._active:
             hits.append(question.block in chosen)
         return chosen
 
     prompt, before = (*context, question.token), dict(runtime.stats()["sparse"])
-    with mock.patch.object(retrieval, "choose", recorded):
+    with mock.patch.object(Retrieval, "choose", recorded):
         sparse = answered(runtime, prompt, "exact", most=question.most, policy="sparse", sparse=True)
     after = runtime.stats()["sparse"]
     dense = answered(runtime, prompt, "exact", most=question.most)
@@ -133,7 +120,7 @@ def _asked(runtime: Runtime, context: Sequence[int], question: Question) -> dict
         "read": after["blocks_read"] - before["blocks_read"],
         "there": after["blocks_there"] - before["blocks_there"],
         "fallbacks": after["fallbacks"] - before["fallbacks"],
-        "coverage": sparse.done.coverage,  # type: ignore[attr-defined]
+        "coverage": sparse.done.coverage,
     }
 
 
@@ -165,9 +152,6 @@ def _verdict(lengths: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    if not found["measured"]:
-        out.print(f"sparse: {found['why']}")
-        return
     names = ("asked", "same_as_dense", "hit_at_k", "of_blocks_read", "mass_covered", "fallbacks")
     table = Table("tokens", "question", *names, title_justify="left")
     for length, row in found["lengths"].items():
