@@ -23,7 +23,7 @@ from benchmarks.fault_files import (
     torn,
     unreadable,
 )
-from benchmarks.fault_world import CODECS, SALT, SECRET, Asked, Room, Waited, in_engine, renamed, settle
+from benchmarks.fault_world import CODECS, SALT, Asked, Room, Waited, in_engine, renamed, salt, settle
 from model_runtime.generators.runtime import Runtime
 from model_runtime.kv import cache, identity
 from model_runtime.kv.identity import NamespaceFacts
@@ -73,9 +73,9 @@ def _neighbours(runtime: Runtime, codec: str) -> dict[str, bytes]:
     )  # fmt: skip
     assert ours.namespace() == runtime.namespace(SALT, codec)
     other = {
-        "another salt's tenant": {"salt": identity.salt(SECRET, "tenan", "tdefault").hex()},
-        "another share group": {"salt": identity.salt(SECRET, "tenant", "default2").hex()},
-        "another server": {"salt": identity.salt(b"another's", "tenant", "default").hex()},
+        "another salt's tenant": {"salt": salt("tenan", "tdefault")},
+        "another share group": {"salt": salt("tenant", "default2")},
+        "another server": {"salt": salt("tenant", "default", b"another's")},
         "a forged salt: upper case": {"salt": SALT.upper()},
         "a forged salt: a blank": {"salt": SALT + " "},
         "a forged salt: cut": {"salt": SALT[:-1]},

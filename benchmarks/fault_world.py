@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from memory.services.secrets import keyed_hash
 from model_runtime.generators.checkpoint import Checkpoint, load
 from model_runtime.generators.fixture import write_fixture
 from model_runtime.generators.job import Done, Failed, Job, Text
@@ -26,7 +27,14 @@ from model_runtime.kv.stored import StoredBlock
 
 CODECS = ("exact", "int8", "int4")
 SECRET = b"the server's"
-SALT = identity.salt(SECRET, "tenant", "default").hex()
+
+
+def salt(tenant: str, share_group: str, secret: bytes = SECRET) -> str:
+    """As the memory makes it (`memory/bootstrap.py`)."""
+    return keyed_hash(secret, ["kv", tenant, share_group]).hex()
+
+
+SALT = salt("tenant", "default")
 GREEDY = SamplingOptions(temperature=0, max_tokens=6)
 ROOMY = 64
 """Blocks that a tier has room for where room is not the question."""

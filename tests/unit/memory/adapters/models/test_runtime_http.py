@@ -28,7 +28,7 @@ FACTS = wire.Facts(
 )
 PROMPT = Prompt((ChatMessage("user", "hello"),), Sampling(), None, "acme", "tenant")
 DONE = wire.DoneLine(
-    reason="stop", prompt_tokens=1, completion_tokens=1, cached={}, prefill_ms=1, restore_ms=0
+    reason="stop", prompt_tokens=1, completion_tokens=1, cached={}, prefill_ms=1, restore_ms=0, policy="exact"
 ).model_dump_json()
 
 
