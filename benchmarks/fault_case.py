@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.fault_world import CODECS, Answer, Room, Waited, World
 from model_runtime.generators.runtime import Runtime
+from model_runtime.kv.shape import BLOCK
 
 SHARED_MEMORY = Path("/dev/shm")  # folders with random names are made there
 
@@ -65,7 +66,9 @@ class Case:
             return answer
         self.judge(answer, prompt, codec)
         right = self.world.cold[prompt, codec]
-        if fresh and answer.failed is None and answer.text == right.text and answer.states != right.states:
+        # What goes on in the middle of a block is computed in other pieces than a cold run, and rounded otherwise.
+        whole = fresh and not answer.cached % BLOCK
+        if whole and answer.failed is None and answer.text == right.text and answer.states != right.states:
             self.wrong.append(f"prompt {prompt} ({codec}): the same tokens from other logits")
         return answer
 

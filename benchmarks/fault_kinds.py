@@ -23,6 +23,7 @@ from benchmarks.fault_files import (
     torn,
     unreadable,
 )
+from benchmarks.fault_tails import damaged_tail
 from benchmarks.fault_world import CODECS, SALT, Asked, Room, Waited, in_engine, renamed, salt, settle
 from model_runtime.generators.runtime import Runtime
 from model_runtime.kv import cache, identity
@@ -300,6 +301,7 @@ KINDS: dict[str, Kind] = {
     "colliding names": Kind(collisions, 5),
     "races": Kind(race, 5),
     "failing disk": Kind(disk_fails, 5),
+    "tails": Kind(damaged_tail, 6),
     "other quotas": Kind(quotas, 2),
     "leftovers": Kind(leftovers, 2),
 }

@@ -4,7 +4,7 @@ A few tails stay on the device, the newest ones. One whose session rests, or who
 exactly as it was computed, and read again when a prompt comes to the place where it begins. Tails are found like
 blocks: by namespace and the block before them; the tokens are compared where they are used.
 
-    <namespace>/<id of the block before, or "start">.tail    checksum, then a safetensors container
+    <namespace>/<id of the block before, or "start">.tail    checksum (of the place too), then a safetensors container
 """
 
 import shutil
@@ -74,7 +74,7 @@ class TailFiles:
         """True once it is durable. False where the disk does not take it."""
         path = self._path(key)
         body = save({"tokens": np.array(tail.tokens, np.uint32), "kv": tail.kv})
-        content = checksum(body).to_bytes(4, "little") + body
+        content = _checksum(key, body) + body
         try:
             self._make_room(len(content))
             write_durably(path, content)
@@ -90,7 +90,7 @@ class TailFiles:
         if path not in self._sizes:
             return None
         try:
-            return self._reader.submit(_read, path).result(self._deadline)
+            return self._reader.submit(_read, path, key).result(self._deadline)
         except TimeoutError:
             return None
         except (OSError, ValueError, KeyError, SafetensorError):
@@ -232,11 +232,17 @@ def unpack(stored: StoredTail, arena: Arena, slot: int) -> None:
         layer[slot, :, :, :n].copy_(part)
 
 
-def _read(path: Path) -> StoredTail:
-    """Raises OSError, and ValueError, KeyError or SafetensorError where it is not as it was written."""
+def _read(path: Path, key: TailKey) -> StoredTail:
+    """Raises OSError, and ValueError, KeyError or SafetensorError where it is not as it was written, or not there."""
     content = path.read_bytes()
     body = content[4:]
-    if int.from_bytes(content[:4], "little") != checksum(body):
+    if content[:4] != _checksum(key, body):
         raise ValueError("the tail is not as it was written")
     tensors = load(body)
     return StoredTail(tuple(map(int, tensors["tokens"])), tensors["kv"])
+
+
+def _checksum(key: TailKey, body: bytes) -> bytes:
+    """The same tokens after other blocks have other KV: a file in the place of another one is damaged."""
+    namespace, before = key
+    return checksum(namespace + (before or b"") + body).to_bytes(4, "little")

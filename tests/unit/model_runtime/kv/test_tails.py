@@ -10,7 +10,7 @@ import torch
 
 from model_runtime.kv.arena import Arena
 from model_runtime.kv.shape import KVShape
-from model_runtime.kv.tails import MOST_ON_DEVICE, StoredTail, TailFiles, Tails
+from model_runtime.kv.tails import MOST_ON_DEVICE, StoredTail, TailFiles, TailKey, Tails
 
 SHAPE = KVShape(layers=2, kv_heads=2, head_dim=8, dtype="float32")
 KEY = (b"n" * 32, b"b" * 32)
@@ -107,6 +107,19 @@ def test_a_damaged_tail_is_no_tail(tmp_path: Path, files: TailFiles, damage: str
     found = files.get(KEY)
     assert found is not None
     assert found.tokens == (7,)
+
+
+@pytest.mark.parametrize("place", [START, OTHER])
+def test_a_tail_in_the_place_of_another_one_is_no_tail(tmp_path: Path, files: TailFiles, place: TailKey) -> None:
+    """The same tokens after other blocks, or with another model, have other KV."""
+    tokens = range(40)
+    files.put(KEY, stored(*tokens))
+    (path,) = (path for path in tmp_path.rglob("*.tail"))
+    files.put(place, stored(*tokens))
+    (other,) = (found for found in tmp_path.rglob("*.tail") if found != path)
+    path.replace(other)
+    assert files.get(place) is None
+    assert not other.exists()
 
 
 def test_a_tail_of_another_shape_is_not_read_into_the_device(tmp_path: Path, arena: Arena, files: TailFiles) -> None:

@@ -14,7 +14,7 @@ from memory.adapters.kv.runtime_http import RemoteKVStore
 from memory.adapters.models import runtime_client, runtime_http
 from memory.adapters.models.runtime_client import RuntimeClient
 from memory.adapters.models.runtime_http import RuntimeEmbedder, RuntimeGenerator, connect
-from memory.domain.errors import EmbedderUnavailable, GeneratorUnavailable, InvalidInput
+from memory.domain.errors import EmbedderUnavailable, GeneratorUnavailable, InvalidInput, NoModelConfigured
 from memory.domain.generation import ChatMessage, Delta, Prompt, Sampling
 from model_runtime import wire
 from model_runtime.embedders.folder import find
@@ -181,7 +181,7 @@ async def test_vectors_of_another_space_are_refused(played: Played, client: Runt
 
 
 async def test_forgetting_names_the_tenant_by_its_salt(played: Played, client: RuntimeClient) -> None:
-    assert await RemoteKVStore(client, salt).forget("acme") == 3
+    assert await RemoteKVStore(client, salt, None, NoModelConfigured()).forget("acme") == 3
     assert played.forgotten == [{"salts": ["acme/tenant"]}]
 
 
