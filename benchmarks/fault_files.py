@@ -128,9 +128,10 @@ def other_content(case: Case, files: list[Path]) -> list[Path]:
     file = case.draw.choice(files)
     prompt, codec = _whose(case, file)
     place = files.index(file)
+    chain = case.world.chain(prompt, codec)  # of the first prompt that has the block: as long as the case's, or not
     choices = {
         "another prompt": case.world.chain((prompt + 1) % len(case.world.prompts), codec)[0],
-        "another place": case.world.chain(prompt, codec)[(place + 1) % len(files)],
+        "another place": chain[(place + 1) % len(chain)],
         "another codec": case.world.chain(prompt, case.draw.choice([c for c in CODECS if c != codec]))[place],
         "another model and another prompt": case.world.poison[(prompt + 1) % len(case.world.prompts), codec][0],
     }
@@ -167,6 +168,7 @@ def resealed(case: Case, files: list[Path]) -> list[Path]:
         "a layer more": replace(block, layers=(*block.layers, block.layers[0])),
         "a short layer": replace(block, layers=(block.layers[0][:-4], *block.layers[1:])),
         "no codec we know": replace(block, codec="fp3"),
+        "another place": replace(block, index=block.index and block.index + 1),
     }
     if codec != "exact" and other != "exact":  # with two layers int4 keeps both as int8 does: the same bytes
         del choices["the layers of another codec"], choices["another codec"]

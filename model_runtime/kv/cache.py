@@ -72,7 +72,7 @@ class KVCache:
             node = self._nodes.get(parent)
             if node is None or not self._is(node, namespace, tokens):
                 break
-            if node.codec is not codec:  # a file may say what it likes
+            if node.codec is not codec or node.index != start // BLOCK:  # a file may say what it likes
                 self._lose(node)
                 break
             found.append(node)
@@ -161,7 +161,9 @@ class KVCache:
         tokens = tuple(token_ids)
         name = block_id(namespace, None if parent is None else parent.block_id, tokens)
         known = self._nodes.get(name)
-        if known is not None and self._is(known, namespace, tokens) and known.codec is codec:
+        index = 0 if parent is None else parent.index + 1
+        same = known is not None and known.index == index and known.codec is codec
+        if known is not None and same and self._is(known, namespace, tokens):
             if known.slot is None:
                 known.slot = slot
                 self._quantise_once(known)
@@ -169,7 +171,6 @@ class KVCache:
                 self._arena.give_back(slot)
             known.refs += 1
             return known
-        index = 0 if parent is None else parent.index + 1
         node = Node(name, None if parent is None else parent.block_id, index, namespace, tokens, codec, seconds, slot)
         node.refs, node.last_use = 1, self._clock()
         self._quantise_once(node)

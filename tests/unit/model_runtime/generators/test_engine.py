@@ -91,7 +91,7 @@ def test_damaged_files_are_computed_anew_and_never_believed(started, damage):
 
 
 @pytest.mark.parametrize("asked", ["exact", "int8"])
-@pytest.mark.parametrize("change", ["codec and layers", "codec", "layers", "number of layers"])
+@pytest.mark.parametrize("change", ["codec and layers", "codec", "layers", "number of layers", "place"])
 def test_a_whole_file_of_another_codec_or_shape_is_computed_anew(started, asked, change):
     """Sealed like any other: what the namespace promises is compared, not what the file says."""
     first, tokens = started(), prompt(3 * BLOCK + 50)
@@ -110,11 +110,12 @@ def test_a_whole_file_of_another_codec_or_shape_is_computed_anew(started, asked,
             "codec": replace(block, codec=other),
             "layers": replace(block, layers=tuple(encoded)),
             "number of layers": replace(block, layers=block.layers[:1]),
+            "place": replace(block, index=block.index and block.index + 1),
         }
         file.write_bytes(stored.to_file(changed[change]))
     again, done = ask(started(), tokens, codec=asked)
     assert again == cold
-    assert sum(done.cached.values()) == 0
+    assert sum(done.cached.values()) == (BLOCK if change == "place" else 0)
 
 
 def test_blocks_of_the_same_name_are_told_apart_by_their_tokens(started, monkeypatch):
