@@ -368,7 +368,7 @@ class Engine:
 
     def _compute_again(self, answer: Answer, lost: BlockLost) -> None:
         """From the last block before the one that could not be read."""
-        self.cache.lost(lost.node)
+        self.cache.lost(lost.node, damaged=lost.damaged)
         answer.losses[lost.node.block_id] += 1
         if answer.losses[lost.node.block_id] > _MOST_LOSSES or lost.node not in answer.kv.blocks:
             self.fail(answer, lost)

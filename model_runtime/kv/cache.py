@@ -136,9 +136,9 @@ class KVCache:
         if node.slot is None and self.move_down(others):
             self._bring(node)
 
-    def lost(self, node: Node) -> None:
+    def lost(self, node: Node, *, damaged: bool) -> None:
         """It could not be streamed. Unless it was only late, nobody finds it any more."""
-        if self.holdings.where(node) is None:
+        if damaged or self.holdings.where(node) is None:
             self._lose(node)
 
     def give_back(self, slot: int) -> None:

@@ -60,7 +60,7 @@ class Reading:
                 return kept.layers[layer]
             stored = None if disk is None else disk.get(node.block_id, tokens, [layer])
             if stored is None or stored.codec != node.codec.name:
-                raise BlockLost(node)
+                raise BlockLost(node, damaged=stored is not None)
             return stored.layers[0]
 
         return Source(node, node.codec, read)

@@ -22,11 +22,15 @@ _SHARE = 8
 
 
 class BlockLost(Exception):
-    """What is left of `node` outside the device can't be read. It is known to nobody outside the engine."""
+    """What is left of `node` outside the device can't be read. It is known to nobody outside the engine.
 
-    def __init__(self, node: "Node") -> None:
+    `damaged`: what was read is not the block, and would not be the next time.
+    """
+
+    def __init__(self, node: "Node", *, damaged: bool = False) -> None:
         super().__init__("a block could not be read")
         self.node = node
+        self.damaged = damaged
 
 
 class Source(NamedTuple):
@@ -106,7 +110,7 @@ def _read(source: Source, layer: int, into: "torch.Tensor") -> None:
     try:
         source.codec.decode(layer, source.read(layer), into)
     except ValueError as error:  # a block of another model
-        raise BlockLost(source.node) from error
+        raise BlockLost(source.node, damaged=True) from error
 
 
 def _buffers(size: tuple[int, ...], dtype: "torch.dtype", device: str) -> list[_Buffer]:

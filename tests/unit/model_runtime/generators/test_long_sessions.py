@@ -1,9 +1,12 @@
 """Sessions longer than the device: their earlier blocks are streamed, and nothing else changes."""
 
+from dataclasses import replace
+
 import pytest
 
 from model_runtime.generators.job import Done, Failed
 from model_runtime.generators.sampling import SamplingOptions
+from model_runtime.kv import stored
 from model_runtime.kv.shape import BLOCK
 from tests.unit.model_runtime.generators.asking import MIB, Asked, ask, in_engine, prompt, settle
 
@@ -107,6 +110,20 @@ def test_a_disk_copy_that_fails_while_it_is_streamed_is_computed_again(started, 
     assert text == expected["exact"][0]
     assert sum(done.cached.values()) < 10 * BLOCK
     assert runtime.disk.stats().quarantined == (damage == "flip")
+    all_below(runtime)
+    assert kept(runtime, LONG) == expected["exact"][1]
+
+
+def test_a_whole_file_of_another_codec_is_not_streamed_again_and_again(started, expected):
+    runtime = started(device=5, host=0, disk=64)
+    ask(runtime, LONG)
+    all_below(runtime)
+    node = runtime.cache.match(runtime.namespace("salt", "exact"), LONG, runtime._codecs("exact"))[4]
+    block = runtime.disk.get(node.block_id, node.token_ids)
+    runtime.disk._path(node.block_id).write_bytes(stored.to_file(replace(block, codec="int8")))
+    text, done = ask(runtime, LONG)
+    assert text == expected["exact"][0]
+    assert sum(done.cached.values()) < 10 * BLOCK
     all_below(runtime)
     assert kept(runtime, LONG) == expected["exact"][1]
 
