@@ -1,7 +1,7 @@
-"""What every keeper of KV does: one that has nothing to keep, and the runtime of this process over the fixture."""
+"""What every keeper of KV does: one that has nothing to keep, and runtimes of this process and of another one."""
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,12 +9,16 @@ import pytest
 
 from memory.adapters.kv.null import NullKVStore
 from memory.adapters.kv.runtime import RuntimeKVStore
+from memory.adapters.kv.runtime_http import RemoteKVStore
 from memory.adapters.models.generation import InProcessGenerator, load_generator
+from memory.adapters.models.runtime_http import RuntimeGenerator, connect
 from memory.adapters.models.settings import GenerationSettings
 from memory.domain.errors import KVElsewhere, NoModelConfigured, PinBudgetExceeded, TooManyAnswers
 from memory.domain.generation import ChatMessage, Fidelity, Finished, Prompt, Sampling
 from memory.domain.kv import TIERS
+from memory.ports.generation import Generator
 from memory.ports.kv import KVStore
+from tests.engines import KEY, model_runtime
 
 TEXT = "the garden behind the house " * 80
 PROMPT = Prompt(
@@ -32,25 +36,50 @@ def salt(tenant_id: str, share_group: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[InProcessGenerator]:
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessGenerator]:
     opened = load_generator("fixture", tmp_path_factory.mktemp("kv"), SETTINGS, salt)
     yield opened
     opened.close()
 
 
-@pytest.fixture
-async def runtime(generator: InProcessGenerator) -> RuntimeKVStore:
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with model_runtime(tmp_path_factory.mktemp("runtime")) as url:
+        yield url
+
+
+@dataclass
+class Keeping:
+    """Who computes, and who keeps what was computed; with nothing kept yet."""
+
+    generator: Generator
+    store: RuntimeKVStore | RemoteKVStore
+
+
+@pytest.fixture(params=["in process", "elsewhere"])
+async def keeping(
+    request: pytest.FixtureRequest, generator: InProcessGenerator, tmp_path: Path
+) -> AsyncIterator[Keeping]:
+    if request.param == "in process":
+        kept = Keeping(generator, RuntimeKVStore(generator))
+    else:
+        remote = await connect(request.getfixturevalue("elsewhere"), KEY, tmp_path / "facts.json")
+        assert remote.model is not None
+        asking = RuntimeGenerator(remote.client, remote.model, salt)
+        kept = Keeping(asking, RemoteKVStore(remote.client, salt, asking, NoModelConfigured()))
     for tenant in ("t", "other"):
-        await generator.forget(tenant)
-    return RuntimeKVStore(generator)
+        await kept.store.forget(tenant)
+    yield kept
+    if request.param == "elsewhere":
+        await remote.client.close()
 
 
-@pytest.fixture(params=["null", "runtime"])
-def store(request: pytest.FixtureRequest, generator: InProcessGenerator) -> KVStore:
-    return NullKVStore() if request.param == "null" else RuntimeKVStore(generator)
+@pytest.fixture(params=["null", "keeping"])
+def store(request: pytest.FixtureRequest) -> KVStore:
+    return NullKVStore() if request.param == "null" else RuntimeKVStore(request.getfixturevalue("generator"))
 
 
-async def answer(generator: InProcessGenerator, prompt: Prompt = PROMPT) -> Finished:
+async def answer(generator: Generator, prompt: Prompt = PROMPT) -> Finished:
     *_, finished = [chunk async for chunk in generator.generate(prompt)]
     assert isinstance(finished, Finished)
     return finished
@@ -87,9 +116,8 @@ def test_one_that_has_nothing_says_why(reason: Callable[[], Exception]) -> None:
         NullKVStore(reason()).check()  # type: ignore[arg-type]
 
 
-async def test_an_answer_s_kv_is_reported_to_its_own_tenant_and_session_only(
-    generator: InProcessGenerator, runtime: RuntimeKVStore
-) -> None:
+async def test_an_answer_s_kv_is_reported_to_its_own_tenant_and_session_only(keeping: Keeping) -> None:
+    generator, runtime = keeping.generator, keeping.store
     runtime.check()
     finished = await answer(generator)
     report = await runtime.report("t", "s")
@@ -105,7 +133,8 @@ async def test_an_answer_s_kv_is_reported_to_its_own_tenant_and_session_only(
     assert (await runtime.report("t", "s")).session is None
 
 
-async def test_a_session_is_laid_to_rest_and_brought_up(generator: InProcessGenerator, runtime: RuntimeKVStore) -> None:
+async def test_a_session_is_laid_to_rest_and_brought_up(keeping: Keeping) -> None:
+    generator, runtime = keeping.generator, keeping.store
     finished = await answer(generator)
     rested = await runtime.suspend("t", "s")
     assert rested is not None
@@ -120,21 +149,24 @@ async def test_a_session_is_laid_to_rest_and_brought_up(generator: InProcessGene
     assert again.usage.cached.total == finished.usage.prompt_tokens - 1
 
 
-async def test_a_pin_is_kept_until_it_ends_and_refused_over_the_budget(
-    generator: InProcessGenerator, runtime: RuntimeKVStore
-) -> None:
+async def test_a_pin_is_kept_until_it_ends(keeping: Keeping) -> None:
+    generator, runtime = keeping.generator, keeping.store
     await answer(generator)
     until = in_a_while()
     pinned = await runtime.pin("t", "s", until)
     assert pinned is not None
     assert (pinned.pinned_blocks, pinned.pinned_until) == (4, until)
+    unpinned = await runtime.pin("t", "s", None)
+    assert unpinned is not None
+    assert (unpinned.pinned_blocks, unpinned.pinned_until) == (0, None)
+
+
+async def test_a_pin_over_the_budget_is_refused_with_what_to_do(generator: InProcessGenerator) -> None:
+    runtime, until = RuntimeKVStore(generator), in_a_while()
     await answer(generator, replace(PROMPT, messages=(ChatMessage("user", TEXT * 6),), memory_key="large"))
     with pytest.raises(PinBudgetExceeded, match="ttl_seconds 0") as refused:
         await runtime.pin("t", "large", until)
     assert refused.value.facts["wanted_bytes"] > refused.value.facts["left_bytes"]  # type: ignore[operator]
-    unpinned = await runtime.pin("t", "s", None)
-    assert unpinned is not None
-    assert (unpinned.pinned_blocks, unpinned.pinned_until) == (0, None)
 
 
 async def test_auto_gives_up_exactness_only_where_the_share_is_used_up(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from model_runtime.server import Served, create_app
 
 KEY = "the key"
 BEARER = {"Authorization": f"Bearer {KEY}"}
-ASKED = {"messages": [{"role": "user", "content": "hello"}], "salt": "s", "policy": "exact"}
+ASKED = {"messages": [{"role": "user", "content": "hello"}], "salt": "s", "policy": "exact", "tenant": "t"}
 DONE = Done("stop", 1, 1, {"device": 0, "host": 0, "disk": 0}, 1.0, 0.0)
 
 

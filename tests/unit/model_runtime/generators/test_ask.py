@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from model_runtime.generators import ask as asking
-from model_runtime.generators.ask import Asked, Busy, Question, TooLong, ask
+from model_runtime.generators.ask import Asked, Busy, Question, TooLong, TooMany, ask
 from model_runtime.generators.job import Done, Failed, Job, Text
+from model_runtime.generators.places import QueueFull
 from model_runtime.generators.sampling import SamplingOptions
 
 DONE = Done("stop", 1, 2, {}, 0.0, 0.0)
@@ -82,14 +83,22 @@ async def test_a_prompt_of_now_knows_when_it_was_put_together_and_one_of_another
         await ask(runtime, Question(QUESTION.messages, QUESTION.options, "salt", "exact", "before"))
 
 
+def refusing(error):
+    def submit(job):
+        raise error
+
+    return submit
+
+
 async def test_what_cant_be_asked_is_refused_before_it_is_begun(runtime):
     with pytest.raises(TooLong, match="100"):
         await ask(runtime, Question([{"role": "user", "content": "x" * 100}], QUESTION.options, "salt", "exact"))
     with pytest.raises(TooLong, match="hold the KV of 80"):
         await ask(runtime, Question([{"role": "user", "content": "x" * 90}], QUESTION.options, "salt", "int8"))
-    runtime.engine.waiting = 256
-    with pytest.raises(Busy, match="too many"):
-        await ask(runtime, QUESTION)
+    for of_tenant, error in ((False, Busy), (True, TooMany)):
+        runtime.engine.submit = refusing(QueueFull(of_tenant=of_tenant))
+        with pytest.raises(error, match="too many"):
+            await ask(runtime, QUESTION)
     runtime.engine.running = False
     with pytest.raises(Busy, match="ended"):
         await ask(runtime, QUESTION)
