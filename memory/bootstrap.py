@@ -214,7 +214,7 @@ async def _wire(
         recall=recall,
         context=context,
         embeddings=Embeddings(embedder, tokenizer),
-        generation=Generation(generator, events, context, warming),
+        generation=Generation(generator, events, context, warming, context_tokens=settings.generation.context_tokens),
         kv=KV(storage, kv, clock, warming),
         memories=Memories(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),

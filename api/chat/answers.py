@@ -19,7 +19,10 @@ class CachedAnswer(Answer):
 
 
 class MemoryUsageAnswer(Answer):
-    """Ours: `session_tokens` of the prompt came from the session's log, `recalled` is a number of memories."""
+    """Ours: `session_tokens` of the prompt came from the session's log, `recalled` is a number of memories.
+
+    `session_tokens` are the memory's, as in contexts and sessions; those of `usage` are the model's.
+    """
 
     session_tokens: int
     cached: CachedAnswer

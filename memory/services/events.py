@@ -7,6 +7,7 @@ from dataclasses import replace
 from memory.domain.errors import InvalidInput
 from memory.domain.events import Appended, Event, EventVisibility, NewEvent
 from memory.domain.principals import Principal, Scope
+from memory.domain.sessions import Session
 from memory.ports.models import Tokenizer
 from memory.ports.storage import Storage
 from memory.services import access
@@ -47,12 +48,11 @@ class Events:
         request = Request(principal.tenant_id, session_id, new, tokens, expected_seq, hashes, session_key)
         return await self._log.append(request)
 
-    async def session_key(self, principal: Principal, session_id: str) -> int | None:
-        """The session that goes by this name now, as `append` takes it; None: it is yet to be made."""
+    async def session(self, principal: Principal, session_id: str) -> Session | None:
+        """The one that goes by this name now; None: it is yet to be made."""
         access.check_reach(principal, session_id)
         async with self._storage.read() as tx:
-            found = await tx.sessions.get(principal.tenant_id, session_id)
-        return None if found is None else found.session_key
+            return await tx.sessions.get(principal.tenant_id, session_id)
 
     async def page(
         self,

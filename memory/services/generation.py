@@ -5,6 +5,7 @@ the answer is told. Turns of one session follow each other; a reply whose prompt
 """
 
 import asyncio
+import math
 import re
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -26,17 +27,17 @@ from memory.domain.generation import (
     TurnRequest,
 )
 from memory.domain.principals import KeyScope, Principal
+from memory.domain.sessions import DEFAULT_WINDOW_TOKENS, Session
 from memory.ports.generation import Generator
+from memory.recall.window import WINDOW_SHARE
 from memory.services import access
 from memory.services.context import Contexts
 from memory.services.events import Events
 from memory.services.warming import NextTurn, Warming, context_request
 
-_CONTEXT_TOKENS = 16_384
-"""Of window and recall, where nobody says otherwise."""
 _ANSWER_TOKENS = 1_024
 """Kept free for the answer, and its bound where nobody gives one."""
-_TRIES = 4
+_HALVINGS = 8
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """No event may hold them; a model may write them."""
 
@@ -69,11 +70,22 @@ class _Prepared:
 
 class Generation:
     def __init__(
-        self, generator: Generator | None, events: Events, contexts: Contexts, warming: Warming | None = None
+        self,
+        generator: Generator | None,
+        events: Events,
+        contexts: Contexts,
+        warming: Warming | None = None,
+        *,
+        context_tokens: int | None = None,
     ) -> None:
-        """`warming` None: nothing is computed ahead."""
+        """`warming` None: nothing is computed ahead.
+
+        `context_tokens`: the most that window and recall take, where the request does not say; None: what the session's
+        window needs, as far as the model reads.
+        """
         self._generator = generator
         self._warming = warming
+        self._context_tokens = context_tokens
         self._events = events
         self._contexts = contexts
         self._turns: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = weakref.WeakValueDictionary()
@@ -118,17 +130,19 @@ class Generation:
         """Window and recall as large as the model still reads."""
         answer = request.sampling.max_tokens or _ANSWER_TOKENS
         room = generator.max_tokens - min(answer, generator.max_tokens // 2)
-        budget = request.context_tokens or _CONTEXT_TOKENS
-        key = None if request.memory_key is None else await self._events.session_key(principal, request.memory_key)
-        for _ in range(_TRIES):
+        session = None if request.memory_key is None else await self._events.session(principal, request.memory_key)
+        budget = request.context_tokens or self._context_tokens or min(_whole_window(session), room)
+        for _ in range(_HALVINGS):
             prepared = await self._with_memory(principal, request, budget)
             count = await generator.count(prepared.messages)
             if count <= room or not prepared.session_tokens:
                 break
-            budget = int(budget * room / count * 0.9)  # counted by another tokenizer than the model's
+            # Counted by another tokenizer than the model's. Halved, not fitted: a budget that changed a little with
+            # every turn would move the window each time, and its KV would be computed again.
+            budget //= 2
         if count > generator.max_tokens - 1:
             raise PromptTooLong(f"the prompt has {count} tokens, the model reads {generator.max_tokens}")
-        return replace(prepared, session_key=key)
+        return replace(prepared, session_key=None if session is None else session.session_key, budget=budget)
 
     async def _with_memory(self, principal: Principal, request: TurnRequest, budget: int) -> _Prepared:
         new = request.messages
@@ -146,7 +160,6 @@ class Generation:
         return _Prepared(
             (*before, *fresh),
             fresh,
-            budget=budget,
             session_tokens=context.tokens.window,
             recalled=len(context.sources),
             private=context.private,
@@ -156,7 +169,7 @@ class Generation:
         self, principal: Principal, request: TurnRequest, generator: Generator, prepared: _Prepared, begun: str | None
     ) -> AsyncGenerator[Chunk, None]:
         prompt = Prompt(
-            messages=prepared.messages,
+            messages=_by_name(prepared, principal),
             sampling=replace(request.sampling, max_tokens=request.sampling.max_tokens or _ANSWER_TOKENS),
             memory_key=request.memory_key,
             tenant_id=principal.tenant_id,
@@ -189,8 +202,7 @@ class Generation:
     def _warm(self, principal: Principal, request: TurnRequest, prepared: _Prepared, moment: str | None) -> None:
         if self._warming is None or request.memory_key is None:
             return
-        budget = prepared.budget or request.context_tokens or _CONTEXT_TOKENS
-        turn = NextTurn(principal, request.memory_key, budget, request.top_k, request.fidelity, moment)
+        turn = NextTurn(principal, request.memory_key, prepared.budget, request.top_k, request.fidelity, moment)
         self._warming.after(turn)
 
 
@@ -205,3 +217,15 @@ def _check(principal: Principal, request: TurnRequest) -> None:
 def _without_query(context: Context, query: str | None) -> tuple[ChatMessage, ...]:
     messages: Sequence[ChatMessage] = [ChatMessage(m.role, m.content, m.name) for m in context.messages]
     return tuple(messages[:-1] if query is not None else messages)
+
+
+def _whole_window(session: Session | None) -> int:
+    """Tokens of a context that shows all of the session's window beside what it recalls."""
+    window = DEFAULT_WINDOW_TOKENS if session is None else session.window_tokens
+    return math.ceil(window / WINDOW_SHARE)
+
+
+def _by_name(prepared: _Prepared, principal: Principal) -> tuple[ChatMessage, ...]:
+    """New messages under the name of who says them, as the log will show them to the next turn."""
+    kept, author = len(prepared.messages) - len(prepared.new), principal.agent_id
+    return (*prepared.messages[:kept], *(replace(m, name=m.name or author) for m in prepared.new))

@@ -192,8 +192,13 @@ def _translated() -> Iterator[None]:
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
-    """As a runtime takes them. Names are for its reader's eyes only: templates have no place for them."""
-    return [{"role": message.role, "content": message.content} for message in messages]
+    """As a runtime takes them. Templates have no place for names, so a user's stands before what was said."""
+    return [{"role": message.role, "content": _said(message)} for message in messages]
+
+
+def _said(message: ChatMessage) -> str:
+    # An assistant's name before its replies would teach the model to write it.
+    return f"{message.name}: {message.content}" if message.name and message.role == "user" else message.content
 
 
 def policy_of(prompt: Prompt) -> str:

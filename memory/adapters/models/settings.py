@@ -21,6 +21,11 @@ class GenerationSettings(BaseModel):
     tenant_answers: int = Field(
         default=48, ge=1, le=64, description="Answers at a time of one tenant; there are 64 places."
     )
+    context_tokens: int | None = Field(
+        default=None,
+        ge=256,
+        description="Most that window and recall take of a prompt; unset: the whole window, as far as the model reads.",
+    )
     warm: bool = Field(
         default=True, description="After a reply, compute ahead what the session's next prompt begins with."
     )

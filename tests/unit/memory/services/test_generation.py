@@ -132,6 +132,42 @@ async def test_what_left_the_window_is_recalled_before_the_question(container, g
     assert not any("7734" in content for content in contents(model)[:-1])
 
 
+async def test_the_prompt_shows_all_of_the_window_that_the_model_reads(container, model):
+    await say(container, "s", *[f"number {n} of them" for n in range(1_000)])
+    model.max_tokens = 100_000
+    generation = Generation(model, container.events, container.context)
+    await ask(generation, request(*said("and now?")))
+    assert contents(model)[0] == "number 0 of them"
+    bounded = Generation(model, container.events, container.context, context_tokens=1_000)
+    await ask(bounded, request(*said("and now?")))
+    assert 50 < len(contents(model)) < 500
+
+
+async def test_a_model_that_counts_otherwise_still_gets_a_window_that_stays(container, generation, model):
+    """Its tokens are letters: the window that is asked for first is far too large, and so is the next one."""
+
+    async def letters(messages):
+        return sum(len(message.content) for message in messages)
+
+    model.count, model.max_tokens = letters, 6_000
+    await say(container, "s", *[f"number {n} of them" for n in range(1_000)])
+    begins = []
+    for n in range(6):
+        await ask(generation, request(*said(f"question {n}"), top_k=0))
+        begins.append(contents(model)[0])
+    assert len(set(begins)) == 1
+    assert await letters(model.prompts[-1].messages) > 1_000
+
+
+async def test_the_prompt_says_who_speaks_and_the_next_one_says_the_same(container, generation, model):
+    await ask(generation, request(*said("I am here.")), by=ANN)
+    first = model.prompts[-1].messages
+    await ask(generation, request(*said("Who is here?")), by=replace(ME, agent_id="bob"))
+    assert [(m.name, m.content) for m in first] == [("ann", "I am here.")]
+    assert model.prompts[-1].messages[0] == first[0]
+    assert model.prompts[-1].messages[-1].name == "bob"
+
+
 async def test_a_reply_to_private_text_is_private(container, generation):
     secret = NewMemory("Ann's PIN is 1234.", MemoryKind.FACT, MemoryVisibility.PRIVATE, agent_id="ann")
     await container.memories.add(ANN, [secret])

@@ -1,8 +1,8 @@
-"""How long may a prompt be? As long as the model reads and all tiers together hold."""
+"""How long may a prompt be, and what does the model read of who speaks?"""
 
 import pytest
 
-from memory.adapters.models.generation import load_generator
+from memory.adapters.models.generation import load_generator, messages_of
 from memory.adapters.models.settings import GenerationSettings
 from memory.domain.errors import PromptTooLong
 from memory.domain.generation import ChatMessage, Fidelity, Finished, Prompt, Sampling
@@ -50,3 +50,8 @@ async def test_quantised_kv_takes_longer_prompts(opened):
     generator = opened(device_mib=4, host_mib=8, disk_mib=0)
     chunks = await answer(generator, asked(8_000, Fidelity.INT8))
     assert isinstance(chunks[-1], Finished)
+
+
+def test_the_model_reads_which_user_says_what():
+    said = [ChatMessage("user", "hello", "maya"), ChatMessage("assistant", "hi", "bot"), ChatMessage("user", "there")]
+    assert [message["content"] for message in messages_of(said)] == ["maya: hello", "hi", "there"]
