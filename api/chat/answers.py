@@ -35,7 +35,9 @@ class MemoryUsageAnswer(Answer):
         description="Only with fidelity sparse, when it was measured: the share of the attention's mass that was read.",
     )
     fidelity: str | None = Field(
-        default=None, description="How exactly the KV is kept: what `auto` chose, too. null: the engine keeps it."
+        default=None,
+        exclude_if=absent,
+        description="How exactly the KV is kept: what `auto` chose, too. Absent where the engine keeps it.",
     )
 
 
