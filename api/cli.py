@@ -215,5 +215,5 @@ def _announce_runtime(settings: Settings, url: str) -> None:
     _out.print(f"Stratamem's model runtime {VERSION} answers on {url}", markup=False)
     _out.print(f"  model      {settings.model or 'none: it only embeds; STRATAMEM_MODEL sets one'}", markup=False)
     _out.print(f"  embedder   {settings.embedder}", markup=False)
-    _out.print(f"  KV         {settings.data_dir.resolve() / 'kv' / 'runtime'}", markup=False)
+    _out.print(f"  KV         {settings.runtime_kv_dir}", markup=False)
     _out.print(f"  use it     STRATAMEM_RUNTIME_URL={url}{key} stratamem serve", markup=False)

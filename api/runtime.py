@@ -64,7 +64,7 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         opening = runtime_app(
             settings.model,
             settings.embedder,
-            settings.data_dir.resolve() / "kv" / "runtime",
+            settings.runtime_kv_dir,
             settings.generation,
             settings.runtime_key,
             _metrics,

@@ -7,11 +7,11 @@ closes what it opened, in reverse. `serving=False` is for workers: they write ro
 import asyncio
 import contextlib
 import logging
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 
 from memory.adapters.jobs.celery_queue import CeleryQueue
@@ -24,9 +24,10 @@ from memory.adapters.models.generation import InProcessGenerator, load_generator
 from memory.adapters.models.inprocess import load_models
 from memory.adapters.models.openai_http import OpenAIGenerator
 from memory.adapters.models.runtime_http import RemoteRuntime, RuntimeGenerator, connect
+from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
-from memory.domain.errors import KVElsewhere, NoModelConfigured
+from memory.domain.errors import KVElsewhere, NoModelConfigured, TierUnavailable
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.generation import Generator
@@ -64,7 +65,6 @@ from memory.tiers.semantic.tier import SemanticTier
 logger = logging.getLogger(__name__)
 
 _FLUSH_USAGE_EVERY = 5.0
-_URL = ("http://", "https://")
 
 
 class Models(Protocol):
@@ -129,6 +129,8 @@ async def build(
             loaded = await asyncio.to_thread(load_models, settings.embedder, traffic.give_way)
             stack.callback(loaded.embedder.close)
             models = loaded
+        if serving:
+            await _take_folders(stack, settings)
         jobs = CeleryQueue(settings.broker_url, settings.jobs, settings.data_dir)
         stack.callback(jobs.close)
         yield await _wire(stack, settings, clock, storage, jobs, models, remote, traffic, serving)
@@ -175,7 +177,7 @@ async def _wire(
         settings=settings.longterm,
         clock=clock,
         report=_report_rebuild,
-        purged=kv.forget,
+        purged=_forgetting(kv, settings.data_dir.resolve()),
     )
     usage, activity = Usage(storage, clock), Activity()
     if serving:
@@ -240,6 +242,40 @@ async def _wire(
     )
 
 
+async def _take_folders(stack: AsyncExitStack, settings: Settings) -> None:
+    """Those of this process are its alone from now on; those that nobody has are cleared. Raises TierUnavailable.
+
+    A runtime that we ask may only be starting; it hears of every purge, so its folder can wait.
+    """
+    for folder in (settings.index_dir, settings.kv_dir):
+        if folder is None:
+            continue
+        try:
+            await asyncio.to_thread(stack.enter_context, held(folder))
+        except FolderInUse as error:
+            raise TierUnavailable(
+                f"another process uses the caches in {folder}: give each its own STRATAMEM_NODE"
+            ) from error
+    spare = () if settings.runtime_url is None else (settings.runtime_kv_dir,)
+    try:
+        await asyncio.to_thread(clear_abandoned, settings.data_dir.resolve(), spare=spare)
+    except OSError as error:  # no purge is confirmed until it can be
+        logger.warning("what another process left behind can't be removed: %s", error)
+
+
+def _forgetting(kv: KVStore, data_dir: Path) -> Callable[[str], Awaitable[object]]:
+    """What a process does before it confirms a purge, beside cleaning its own index."""
+
+    async def forget(tenant_id: str) -> None:
+        try:
+            await asyncio.to_thread(clear_abandoned, data_dir)
+        except OSError as error:
+            raise TierUnavailable(f"what another process left behind can't be removed: {error}") from error
+        await kv.forget(tenant_id)
+
+    return forget
+
+
 async def _connected(stack: AsyncExitStack, settings: Settings) -> RemoteRuntime | None:
     if settings.runtime_url is None:
         return None
@@ -263,13 +299,8 @@ async def _generator(
     salt: Callable[[str, str], str],
 ) -> Generator | None:
     """An engine's URL, then the runtime's model, then one of our own."""
-    folder = settings.data_dir.resolve() / "kv" / settings.node_name
-    elsewhere = settings.model is not None and settings.model.startswith(_URL)
-    if settings.model is None or elsewhere or remote is not None:
-        # No purge would find the KV of a model that is not served any more; it is only a cache.
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     wanted = settings.generation
-    if settings.model is not None and elsewhere:
+    if settings.model is not None and settings.engine_elsewhere:
         engine = OpenAIGenerator(
             settings.model,
             wanted.remote_model,
@@ -283,9 +314,9 @@ async def _generator(
         return engine
     if remote is not None:
         return None if remote.model is None else RuntimeGenerator(remote.client, remote.model, salt)
-    if settings.model is None:
+    if settings.model is None or settings.kv_dir is None:
         return None
-    local = await asyncio.to_thread(load_generator, settings.model, folder, wanted, salt)
+    local = await asyncio.to_thread(load_generator, settings.model, settings.kv_dir, wanted, salt)
     stack.push_async_callback(asyncio.to_thread, local.close)
     return local
 

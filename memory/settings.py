@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     node: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="Names this API process's index folder; unset: its port. Two processes never share one.",
+        description="Names this API process's folders (indexes, KV); unset: its port. Two processes never share one.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field(default="console", pattern="^(console|json)$", description="console or json.")
@@ -97,6 +97,22 @@ class Settings(BaseSettings):
     @property
     def index_dir(self) -> Path:
         return self.data_dir.resolve() / "index" / self.node_name
+
+    @property
+    def engine_elsewhere(self) -> bool:
+        """`model` is the URL of another engine."""
+        return self.model is not None and self.model.startswith(("http://", "https://"))
+
+    @property
+    def kv_dir(self) -> Path | None:
+        """None: this process has no model of its own."""
+        if self.model is None or self.engine_elsewhere or self.runtime_url is not None:
+            return None
+        return self.data_dir.resolve() / "kv" / self.node_name
+
+    @property
+    def runtime_kv_dir(self) -> Path:
+        return self.data_dir.resolve() / "kv" / "runtime"
 
     @property
     def loopback(self) -> bool:

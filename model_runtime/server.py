@@ -38,13 +38,17 @@ _EMBED_SECONDS = 120.0
 
 @dataclass(slots=True)
 class Served:
-    """What this process serves. `metrics`: Prometheus' text. `key`: what callers must show; None: nothing."""
+    """What this process serves. `metrics`: Prometheus' text. `key`: what callers must show; None: nothing.
+
+    `clear_others`: removes the KV that ended processes left behind; part of every purge. Raises OSError.
+    """
 
     runtime: Runtime | None
     embedder: Lanes
     tokenizer: str
     key: str | None
     metrics: Callable[[], bytes]
+    clear_others: Callable[[], None]
     embeds: int = field(default=0, init=False)
     """Requests to embed that are being answered."""
 
@@ -189,12 +193,16 @@ def _question(body: wire.GenerateRequest) -> Question:
 
 @api.post("/forget")
 async def forget(served: Here, body: wire.ForgetRequest) -> wire.ForgetAnswer:
-    """Drops all KV of these salts, on every tier. Without a model there is none: who starts this sees to that."""
+    """Drops all KV of these salts, on every tier, and what ended processes left behind.
+
+    Without a model there is none of our own: who starts this sees to that.
+    """
     runtime = served.runtime
-    if runtime is None:
-        return wire.ForgetAnswer(blocks=0)
-    namespaces = frozenset().union(*(runtime.namespaces(salt) for salt in body.salts))
     try:
+        await asyncio.to_thread(served.clear_others)
+        if runtime is None:
+            return wire.ForgetAnswer(blocks=0)
+        namespaces = frozenset().union(*(runtime.namespaces(salt) for salt in body.salts))
         return wire.ForgetAnswer(blocks=await asyncio.wrap_future(runtime.forget(namespaces)))
     except OSError as error:
         raise Refusal(503, "not_forgotten", f"KV could not be deleted: {error.strerror or error}") from error

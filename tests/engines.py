@@ -102,10 +102,12 @@ def scripted() -> Iterator[Engine]:
 
 @contextmanager
 def model_runtime(folder: Path, *, model: str | None = "fixture", key: str | None = KEY) -> Iterator[str]:
-    """The base URL of what `stratamem runtime` serves."""
+    """The base URL of what `stratamem runtime` serves from the data folder."""
     settings = GenerationSettings(device_mib=64, host_mib=64, disk_mib=256, threads=1)
     limits = [Middleware(ReadDeadline), Middleware(BodyLimit)]
-    with _listening(lambda: runtime_app(model, "minilm", folder, settings, key, _as_json, limits)) as url:
+    with _listening(
+        lambda: runtime_app(model, "minilm", folder / "kv" / "runtime", settings, key, _as_json, limits)
+    ) as url:
         yield url
 
 

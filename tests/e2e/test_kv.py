@@ -1,11 +1,14 @@
 """A session's KV over HTTP: seen, pinned, brought up, laid to rest, dropped; after a restart and beside a purge."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.e2e.server import Server, ok, until
+from tests.e2e.server import Server, ok, recall, until
 
 MODEL = "stratamem-fixture-handwired-recall"
 LONG = "the garden behind the house " * 60
@@ -88,6 +91,38 @@ def test_a_purge_takes_manifests_and_tails_along(new_server: Callable[..., Serve
         until(lambda: {p.suffix for p in files() if "fixture-model" not in str(p)} == {".json", ".tail"})
         assert ok(server.http.delete(f"/v1/sessions/{name}"))["verified"]
         assert [p for p in files() if "fixture-model" not in str(p)] == []
+
+
+def test_a_purge_takes_along_what_processes_under_other_names_left(
+    new_server: Callable[..., Server], tmp_path: Path, name: str
+) -> None:
+    said = "The quetzalkoatl of the garden. "
+    patterns = [b"quetzalkoatl", np.array(list(said.encode()), "<u4").tobytes()]
+    first = new_server(MODEL="fixture", NODE="first", LONGTERM__SNAPSHOT_SECONDS=0.3, LONGTERM__COMMIT_AFTER=1)
+    second = new_server(MODEL="fixture", NODE="second")
+    data = first.data
+
+    def holding(folder: Path) -> list[Path]:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return [path for path in files if any(pattern in path.read_bytes() for pattern in patterns)]
+
+    with first:
+        ask(first, name, said * 60)
+        warmed(first, name)
+        recall(first.http, "quetzalkoatl")
+        assert first.stop() == 0
+    assert holding(data / "kv" / "first")
+    assert holding(data / "index" / "first")
+    for kind in ("kv", "index"):
+        shutil.copytree(data / kind / "first", tmp_path / kind)
+    with second:
+        assert holding(data / "kv") + holding(data / "index") == []  # a start clears them
+        for kind in ("kv", "index"):  # and one that ended meanwhile is part of the purge
+            shutil.copytree(tmp_path / kind, data / kind / "third")
+        assert holding(data / "kv" / "third")
+        assert holding(data / "index" / "third")
+        assert ok(second.http.delete(f"/v1/sessions/{name}"), 200)["verified"] is True
+        assert holding(data) == []
 
 
 def test_without_a_model_there_is_no_kv_to_speak_of(shared: Server, name: str) -> None:

@@ -1,16 +1,14 @@
 """What does a process of its own serve, when it is the model runtime?"""
 
 import asyncio
-import fcntl
-import os
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memory.adapters.models.generation import open_local
 from memory.adapters.models.settings import GenerationSettings
+from memory.adapters.node_folders import FolderInUse, clear, clear_abandoned, held
 from memory.domain.errors import EmbedderUnavailable, GeneratorUnavailable
 from memory.ports.models import QUERY_TEXTS
 
@@ -32,22 +30,34 @@ async def runtime_app(
 ) -> AsyncIterator["FastAPI"]:
     """Loads the models and gives the application that serves them; leaving the block closes what it opened.
 
+    `folder`: of its KV, below a data folder's `kv`. KV that other processes left beside it goes now and with every
+    purge; their indexes wait for an API, which hears of the purges before it confirms one.
     `metrics`: makes Prometheus' text of what the runtime counts. Raises GeneratorUnavailable, EmbedderUnavailable.
     """
     from model_runtime.server import Served, create_app
 
     async with AsyncExitStack() as stack:
-        stack.enter_context(_alone(folder))
+        try:
+            await asyncio.to_thread(stack.enter_context, held(folder))
+        except FolderInUse as error:
+            raise GeneratorUnavailable(
+                f"another runtime keeps its KV in {folder}: give each its own data folder (--data-dir)"
+            ) from error
+
+        def clear_others() -> None:
+            clear_abandoned(folder.parent.parent, kinds=("kv",))
+
+        await asyncio.to_thread(clear_others)
         runtime = None
-        if model is None:
-            await asyncio.to_thread(_empty, folder)
+        if model is None:  # no purge would find the KV of a model that is not served any more
+            await asyncio.to_thread(clear, folder)
         else:
             runtime = await asyncio.to_thread(open_local, model, folder, settings)
             stack.push_async_callback(asyncio.to_thread, runtime.close)
         lanes, tokenizer = await asyncio.to_thread(_embedder, embedder)
         stack.push_async_callback(asyncio.to_thread, lanes.close)
         counted = (lambda: metrics(None)) if runtime is None else (lambda: metrics(runtime.stats()))
-        yield create_app(Served(runtime, lanes, tokenizer, key, counted), middleware)
+        yield create_app(Served(runtime, lanes, tokenizer, key, counted, clear_others), middleware)
 
 
 def _embedder(name: str) -> "tuple[Lanes, str]":
@@ -61,28 +71,3 @@ def _embedder(name: str) -> "tuple[Lanes, str]":
         return Lanes(sentence_transformer.load(name), QUERY_TEXTS), tokenizer
     except (UnusableModel, OSError, ImportError) as error:
         raise EmbedderUnavailable(f"The embedder {name!r} can't be loaded: {error}", embedder=name) from error
-
-
-def _empty(folder: Path) -> None:
-    """No purge would find the KV of a model that is not served any more; it is only a cache."""
-    for inside in folder.iterdir():
-        if inside.is_dir():
-            shutil.rmtree(inside)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two processes never keep KV in one folder. Raises GeneratorUnavailable."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise GeneratorUnavailable(
-            f"another runtime keeps its KV in {folder}: give each its own data folder (--data-dir)"
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(lock)

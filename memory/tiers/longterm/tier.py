@@ -6,9 +6,7 @@ process at once (invariant I9): a recall first catches up with what is committed
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -80,28 +78,17 @@ class LongTermTier:
         self._position = Position()
         self._told: set[Position] = set()
         self._acknowledged_at = 0.0
-        self._lock_file: int | None = None
         self._task: asyncio.Task[None] | None = None
         self.failure: str | None = None
 
     async def start(self) -> None:
-        """Takes the index folder and begins to follow the feed. Raises TierUnavailable when another process has it."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock_file = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock_file)
-            self._lock_file = None
-            raise TierUnavailable(
-                f"another process uses the indexes in {self._folder}: give each its own STRATAMEM_NODE"
-            ) from error
+        """Begins to follow the feed. The index folder is this process's alone."""
         async with self._storage.read() as tx:
             self._position = await tx.changes.followed(self._node) or Position()
         try:
             await self._follow(acknowledge=True)
-        except GeneratorUnavailable as error:  # a purge is not confirmed before KV is gone; all else is served
-            self.failure = error.detail
+        except (GeneratorUnavailable, TierUnavailable) as error:
+            self.failure = error.detail  # a purge is not confirmed before all caches are clean; all else is served
         self._task = asyncio.create_task(self._keep_following())
 
     async def close(self) -> None:
@@ -112,11 +99,9 @@ class LongTermTier:
         for tenant in self._open.values():
             await tenant.close()
         self._open.clear()
-        if self._lock_file is not None:
-            with contextlib.suppress(StratamemError):
-                async with self._storage.write() as tx:
-                    await tx.changes.unfollow(self._node)
-            os.close(self._lock_file)
+        with contextlib.suppress(StratamemError):
+            async with self._storage.write() as tx:
+                await tx.changes.unfollow(self._node)
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
         async with self._using(tenant_id) as tenant:

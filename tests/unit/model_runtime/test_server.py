@@ -85,7 +85,7 @@ class Embedder:
 
 @pytest.fixture
 def served() -> Served:
-    return Served(Runtime(), Embedder(), "{}", KEY, lambda: b"counted 1\n")  # type: ignore[arg-type]
+    return Served(Runtime(), Embedder(), "{}", KEY, lambda: b"counted 1\n", lambda: None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -190,6 +190,19 @@ def test_what_is_forgotten_is_counted_and_what_is_not_is_told(client: TestClient
     assert client.post("/v1/forget", json={"salts": ["s", "t"]}).json() == {"blocks": 7}
     assert served.generating.forgotten == [frozenset({b"s/exact", b"t/exact"})]  # type: ignore[attr-defined]
     served.generating.failure = OSError("read-only")  # type: ignore[attr-defined]
+    assert code(client.post("/v1/forget", json={"salts": ["s"]})) == (503, "not_forgotten")
+
+
+@pytest.mark.parametrize("model", [True, False])
+def test_what_ended_processes_left_behind_is_part_of_every_purge(
+    client: TestClient, served: Served, model: bool
+) -> None:
+    def fails() -> None:
+        raise PermissionError(13, "not ours")
+
+    served.clear_others = fails
+    if not model:
+        served.runtime = None
     assert code(client.post("/v1/forget", json={"salts": ["s"]})) == (503, "not_forgotten")
 
 
