@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.server import Server, ok, recall, until
+from tests.e2e.test_purge import indexed_terms
 
 MODEL = "stratamem-fixture-handwired-recall"
 LONG = "the garden behind the house " * 60
@@ -112,17 +113,20 @@ def test_a_purge_takes_along_what_processes_under_other_names_left(
         recall(first.http, "quetzalkoatl")
         assert first.stop() == 0
     assert holding(data / "kv" / "first")
-    assert holding(data / "index" / "first")
+    assert indexed_terms(data / "index" / "first") == {"quetzalkoatl"}
     for kind in ("kv", "index"):
         shutil.copytree(data / kind / "first", tmp_path / kind)
     with second:
-        assert holding(data / "kv") + holding(data / "index") == []  # a start clears them
+        assert holding(data / "kv") == []  # a start clears them
+        assert indexed_terms(data / "index") == set()
         for kind in ("kv", "index"):  # and one that ended meanwhile is part of the purge
             shutil.copytree(tmp_path / kind, data / kind / "third")
         assert holding(data / "kv" / "third")
-        assert holding(data / "index" / "third")
+        assert indexed_terms(data / "index" / "third")
         assert ok(second.http.delete(f"/v1/sessions/{name}"), 200)["verified"] is True
         assert holding(data) == []
+        assert indexed_terms(data) == set()
+        assert not [path for path in (data / "index" / "third").iterdir() if path.name != ".lock"]  # no vectors
 
 
 def test_without_a_model_there_is_no_kv_to_speak_of(shared: Server, name: str) -> None:
