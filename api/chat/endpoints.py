@@ -84,7 +84,10 @@ class _Stream(StreamingResponse):
 
 
 async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
-    """A client that has gone is not worked for: a place, blocks and a session would be held for nobody."""
+    """A client that has gone is not worked for: a place, blocks and a session would be held for nobody.
+
+    The work has ended when this does: only then may its turn be left. Raises ClientDisconnect.
+    """
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=_GLANCE))[0]:
@@ -93,6 +96,7 @@ async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
         return task.result()
     finally:
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _whole(turn: Turn, reply: Reply) -> ChatAnswer:
