@@ -37,6 +37,18 @@ async def models(app: App, caller: Reader) -> ModelsAnswer:
     return ModelsAnswer(data=[ModelAnswer(id=name, created=_STARTED) for name in served])
 
 
+@router.get(  # a hub's model has a slash in its name
+    "/models/{model:path}", summary="One model that is served", responses=problems(404, model=OpenAIProblem)
+)
+async def model(app: App, caller: Reader, model: str) -> ModelAnswer:
+    served = (await models(app, caller)).data
+    for one in served:
+        if one.id == model:
+            return one
+    names = ", ".join(one.id for one in served) or "none"
+    raise UnknownModel(f"there is no model of that name here; served: {names}")
+
+
 @router.post("/embeddings", summary="Vectors of texts", responses=problems(400, 404, model=OpenAIProblem))
 async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> EmbeddingsAnswer:
     body.check_dimensions(app.embedder.dimensions)
@@ -57,6 +69,8 @@ async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> Embed
 )
 async def complete(app: App, caller: Reader, body: ChatRequest, request: Request) -> Response | ChatAnswer:
     principal = access.act_as(caller, body.agent_id)
+    if body.model == app.generation.model:
+        body.check_length(app.generation.max_tokens)
     reply = Reply(f"chatcmpl-{new_id()}", int(time.time()), body.model)
     async with AsyncExitStack() as stack:
         turn = await stack.enter_async_context(app.generation.turn(principal, body.to_turn()))
