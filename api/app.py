@@ -87,9 +87,6 @@ def _operation_id(route: APIRoute) -> str:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        problem = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(problem.pop("$defs"))
-        schemas["Problem"] = problem
+        made.setdefault("components", {}).setdefault("schemas", {}).update(errors.schemas())
         app.openapi_schema = made
     return app.openapi_schema

@@ -1,7 +1,7 @@
 """How does a failure look to a client? Always RFC 9457 problem details, never a stack trace, never the input again.
 
 `code` is what clients match on; `errors` names the places of bad input; an error's own facts (such as `last_seq`)
-are further members.
+are further members. OpenAI's endpoints add `error`, which is all that OpenAI's clients read.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any, cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -39,7 +40,10 @@ _DETAILS = {
 }
 _NOT_JSON = "send the body as JSON, with the header Content-Type: application/json"
 _ROUTER_CODES = {404: "not_found", 405: "method_not_allowed", 413: TOO_LARGE}
-_OWN_MEMBERS = {"type", "title", "status", "detail", "code", "errors"}
+_OWN_MEMBERS = {"type", "title", "status", "detail", "code", "errors", "error"}
+
+_OPENAI_PATHS = ("/v1/chat/", "/v1/models", "/v1/embeddings")
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class ProblemError(BaseModel):
@@ -63,6 +67,21 @@ class Problem(BaseModel):
     errors: list[ProblemError] = Field(default=[], description="Where the input is bad; absent for other problems.")
 
 
+class OpenAIError(BaseModel):
+    """`message` ends with the code: it is all that OpenAI's clients print."""
+
+    message: str = Field(examples=["there is no model 'x' here, only 'y' (model_not_found)"])
+    type: str = Field(examples=["invalid_request_error"])
+    code: str = Field(examples=["model_not_found"])
+    param: str | None = Field(description="The field that is refused; null: no single one.")
+
+
+class OpenAIProblem(Problem):
+    """A problem, and beside it the same as OpenAI's clients read it."""
+
+    error: OpenAIError
+
+
 _DESCRIPTIONS = {
     400: "A field of OpenAI's that is not supported here, or a prompt longer than the model reads",
     401: "No key, or a wrong one",
@@ -78,14 +97,28 @@ _DESCRIPTIONS = {
 }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
     """The `responses=` of an endpoint that may answer these beside what every endpoint may answer."""
-    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {PROBLEM_JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
     every = {401, 403, 413, 422, 500, 503, *statuses}
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in sorted(every)}
 
 
+def schemas() -> dict[str, Any]:
+    """What `problems` refers to, for the description's components."""
+    _, made = models_json_schema(
+        [(Problem, "validation"), (OpenAIProblem, "validation")], ref_template="#/components/schemas/{model}"
+    )
+    return dict(made["$defs"])
+
+
+def openai_error(status: int, code: str, detail: str, param: object = None) -> dict[str, Any]:
+    kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"message": f"{detail} ({code})", "type": kind, "code": code, "param": param}
+
+
 def problem(
+    asked: Mapping[str, Any],
     status: int,
     code: str,
     detail: str,
@@ -94,6 +127,7 @@ def problem(
     facts: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    """`asked`: the request, or its ASGI scope."""
     body: dict[str, Any] = {
         "type": f"urn:stratamem:problem:{code}",
         "title": HTTPStatus(status).phrase,
@@ -104,8 +138,20 @@ def problem(
     if errors:
         body["errors"] = errors
     body |= {name: value for name, value in (facts or {}).items() if name not in _OWN_MEMBERS}
+    if asked["path"].startswith(_OPENAI_PATHS):
+        body["error"] = _openai_error_of(body)
     text = json.dumps(body, ensure_ascii=False, default=str)
     return Response(_SURROGATES.sub("\ufffd", text), status, dict(headers or {}), PROBLEM_JSON)
+
+
+def _openai_error_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Of bad input the first place, by name: OpenAI has room for one."""
+    detail, param = body["detail"], body.get("param")
+    if "errors" in body:
+        first = body["errors"][0]
+        param = ".".join(map(str, first["loc"][1:])) or None
+        detail = f"{param or 'the request'}: {first['message']}"
+    return openai_error(body["status"], body["code"], detail, param)
 
 
 def install(app: FastAPI) -> None:
@@ -115,14 +161,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
 
 
-async def _on_stratamem_error(_request: Request, raised: Exception) -> Response:
+async def _on_stratamem_error(request: Request, raised: Exception) -> Response:
     error = cast(StratamemError, raised)
     headers = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="stratamem"'
     elif isinstance(error, Retryable):
         headers["Retry-After"] = _RETRY_AFTER
-    return problem(error.status, error.code, error.detail, facts=error.facts, headers=headers)
+    return problem(request, error.status, error.code, error.detail, facts=error.facts, headers=headers)
 
 
 async def _on_invalid_request(request: Request, raised: Exception) -> Response:
@@ -133,10 +179,10 @@ async def _on_invalid_request(request: Request, raised: Exception) -> Response:
     ]
     types = [error["type"] for error in found]
     if TOO_LARGE in types:
-        return problem(413, TOO_LARGE, _DETAILS[TOO_LARGE], errors=errors)
+        return problem(request, 413, TOO_LARGE, _DETAILS[TOO_LARGE], errors=errors)
     code = next((_CODES[kind] for kind in types if kind in _CODES), INVALID_INPUT)
     detail = _NOT_JSON if _is_undeclared(request, found) else _DETAILS[code]
-    return problem(422, code, detail, errors=errors)
+    return problem(request, 422, code, detail, errors=errors)
 
 
 def _is_undeclared(request: Request, found: Sequence[Any]) -> bool:
@@ -144,9 +190,9 @@ def _is_undeclared(request: Request, found: Sequence[Any]) -> bool:
     return found[0]["loc"] == ("body",) and "json" not in request.headers.get("content-type", "")
 
 
-async def _on_http_error(_request: Request, raised: Exception) -> Response:
+async def _on_http_error(request: Request, raised: Exception) -> Response:
     error = cast(HTTPException, raised)
     if error.status_code == 400:  # FastAPI's word for a body that json.loads refuses in another way
-        return problem(422, INVALID_JSON, _DETAILS[INVALID_JSON])
+        return problem(request, 422, INVALID_JSON, _DETAILS[INVALID_JSON])
     code = _ROUTER_CODES.get(error.status_code, "http_error")
-    return problem(error.status_code, code, error.detail, headers=error.headers)
+    return problem(request, error.status_code, code, error.detail, headers=error.headers)

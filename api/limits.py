@@ -29,7 +29,7 @@ class BodyLimit:
             return
         if _announced(scope) > self._limit:
             # The rest of the body is not read: the connection can't be used again.
-            refusal = problem(413, TOO_LARGE, _DETAIL, headers={"Connection": "close"})
+            refusal = problem(scope, 413, TOO_LARGE, _DETAIL, headers={"Connection": "close"})
             await refusal(scope, receive, send)
             return
         received = 0

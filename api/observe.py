@@ -63,6 +63,7 @@ class Observe:
             if status:
                 raise  # half an answer is out: the server must break the connection
             answer = problem(
+                scope,
                 500,
                 INTERNAL_ERROR,
                 "something went wrong on our side; the log has it under this request id",

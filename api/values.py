@@ -65,9 +65,14 @@ def _clean(text: str) -> str:
     return text
 
 
-def _content(text: str) -> str:
+def _sized(text: str) -> str:
     if len(storable(text)) > MAX_CONTENT_BYTES:
         raise PydanticCustomError(TOO_LARGE, "longer than 1 MiB of UTF-8")
+    return text
+
+
+def _content(text: str) -> str:
+    _sized(text)
     if not text or text.isspace():
         raise PydanticCustomError("blank", "empty or only white space")
     return text
@@ -132,6 +137,7 @@ Content = Annotated[
         json_schema_extra={"minLength": 1, "maxLength": MAX_CONTENT_BYTES},
     ),
 ]
+MaybeBlank = Annotated[str, AfterValidator(_sized)]
 Name = Annotated[Text, Field(max_length=256)]
 Title = Annotated[Text, Field(max_length=1_024)]
 Metadata = Annotated[

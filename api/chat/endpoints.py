@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from api.chat.answers import ChatAnswer, EmbeddingsAnswer, ModelAnswer, ModelsAnswer, Reply, UsageAnswer
 from api.chat.schemas import ChatRequest, EmbeddingsRequest
 from api.deps import App, Reader
-from api.errors import problems
+from api.errors import OpenAIProblem, openai_error, problems
 from memory.domain.errors import StratamemError, UnknownModel
 from memory.domain.generation import Chunk, Delta, Finished
 from memory.domain.ids import new_id
@@ -31,13 +31,25 @@ _GLANCE = 0.5
 """Seconds between two looks whether the client is still there."""
 
 
-@router.get("/models", summary="Models that are served", responses=problems())
+@router.get("/models", summary="Models that are served", responses=problems(model=OpenAIProblem))
 async def models(app: App, caller: Reader) -> ModelsAnswer:
     served = [name for name in (app.generation.model, app.embeddings.model) if name is not None]
     return ModelsAnswer(data=[ModelAnswer(id=name, created=_STARTED) for name in served])
 
 
-@router.post("/embeddings", summary="Vectors of texts", responses=problems(400, 404))
+@router.get(  # a hub's model has a slash in its name
+    "/models/{model:path}", summary="One model that is served", responses=problems(404, model=OpenAIProblem)
+)
+async def model(app: App, caller: Reader, model: str) -> ModelAnswer:
+    served = (await models(app, caller)).data
+    for one in served:
+        if one.id == model:
+            return one
+    names = ", ".join(one.id for one in served) or "none"
+    raise UnknownModel(f"there is no model of that name here; served: {names}")
+
+
+@router.post("/embeddings", summary="Vectors of texts", responses=problems(400, 404, model=OpenAIProblem))
 async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> EmbeddingsAnswer:
     body.check_dimensions(app.embedder.dimensions)
     if body.model not in (app.embeddings.model, app.settings.embedder):
@@ -51,12 +63,14 @@ async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> Embed
     summary="Answer a conversation; with `memory_key`, one that goes on",
     response_model=ChatAnswer,
     responses={
-        **problems(400, 404, 429, 503),
+        **problems(400, 404, 429, 503, model=OpenAIProblem),
         200: {"content": {"text/event-stream": {}}, "description": "The answer, or with `stream` its pieces"},
     },
 )
 async def complete(app: App, caller: Reader, body: ChatRequest, request: Request) -> Response | ChatAnswer:
     principal = access.act_as(caller, body.agent_id)
+    if body.model == app.generation.model:
+        body.check_length(app.generation.max_tokens)
     reply = Reply(f"chatcmpl-{new_id()}", int(time.time()), body.model)
     async with AsyncExitStack() as stack:
         turn = await stack.enter_async_context(app.generation.turn(principal, body.to_turn()))
@@ -84,7 +98,10 @@ class _Stream(StreamingResponse):
 
 
 async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
-    """A client that has gone is not worked for: a place, blocks and a session would be held for nobody."""
+    """A client that has gone is not worked for: a place, blocks and a session would be held for nobody.
+
+    The work has ended when this does: only then may its turn be left. Raises ClientDisconnect.
+    """
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=_GLANCE))[0]:
@@ -93,6 +110,7 @@ async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
         return task.result()
     finally:
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _whole(turn: Turn, reply: Reply) -> ChatAnswer:
@@ -115,7 +133,7 @@ async def _pieces(turn: Turn, first: Chunk, reply: Reply, body: ChatRequest) -> 
             if body.include_usage:
                 yield _event(reply.usage(_usage(turn, piece)).model_dump_json())
     except StratamemError as error:  # the status is out: OpenAI's clients raise for an event like this
-        failure = {"message": error.detail, "type": "server_error", "code": error.code}
+        failure = openai_error(error.status, error.code, error.detail, error.facts.get("param"))
         yield _event(json.dumps({"error": failure}))
         return
     yield _event("[DONE]")

@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.values import Body, ClientId, Content, Flag, MaxTokens, Name, Text
-from memory.domain.errors import UnsupportedParameter
+from api.values import Body, ClientId, Content, Flag, MaxTokens, MaybeBlank, Name, Text
+from memory.domain.errors import InvalidValue, UnsupportedParameter
 from memory.domain.events import MAX_EVENTS_PER_APPEND
 from memory.domain.generation import ChatMessage, Fidelity, Sampling, TurnRequest
 from memory.domain.recall import MAX_TOP_K
@@ -50,6 +50,8 @@ def _joined(content: Any) -> Any:
     """OpenAI's list of parts as one text, lines apart (as vLLM renders them)."""
     if not isinstance(content, list):
         return content
+    if not content:
+        raise PydanticCustomError("content_part", "a list without a part")
     for part in content:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise PydanticCustomError("content_part", 'not a part such as {"type": "text", "text": "…"}')
@@ -74,14 +76,24 @@ def _no_token_ids(texts: Any) -> Any:
 
 
 _TEXT = {"type": "string", "minLength": 1}
-_PART = {"type": "object", "properties": {"type": {"const": "text"}, "text": _TEXT}, "required": ["type", "text"]}
+_SAID = {"type": "string"}
+_PART = {"type": "object", "properties": {"type": {"const": "text"}, "text": _SAID}, "required": ["type", "text"]}
 
 
 def _one_or_list(item: dict[str, Any], **limits: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": item, **limits}]})
 
 
-MessageContent = Annotated[Content, BeforeValidator(_joined), _one_or_list(_PART, minItems=1)]
+MessageContent = Annotated[
+    MaybeBlank,
+    BeforeValidator(_joined),
+    WithJsonSchema(
+        {
+            "anyOf": [_SAID, {"type": "array", "items": _PART, "minItems": 1}, {"type": "null"}],
+            "description": "null: nothing, only from an assistant. What is blank is read, and not kept in the log.",
+        }
+    ),
+]
 Stop = Annotated[Text, Field(min_length=1, max_length=256)]
 Stops = Annotated[
     list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_listed), _one_or_list(_TEXT, maxItems=MAX_STOPS)
@@ -93,7 +105,7 @@ Inputs = Annotated[
     _one_or_list(_TEXT, minItems=1, maxItems=MAX_INPUTS),
 ]
 Temperature = Annotated[float, Field(strict=True, ge=0, le=2, allow_inf_nan=False)]
-TopP = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+TopP = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
 ModelName = Annotated[Text, Field(min_length=1, max_length=256)]
 
@@ -114,6 +126,13 @@ class SentMessage(OpenAIBody):
     role: Literal["system", "developer", "user", "assistant"]
     content: MessageContent
     name: Name | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_said(cls, body: Any) -> Any:
+        if isinstance(body, dict) and body.get("role") == "assistant" and body.get("content", "") is None:
+            return body | {"content": ""}
+        return body
 
     def to_domain(self) -> ChatMessage:
         return ChatMessage("system" if self.role == "developer" else self.role, self.content, self.name)
@@ -180,6 +199,15 @@ class ChatRequest(OpenAIBody):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def check_length(self, reads: int | None) -> None:
+        """Raises InvalidValue for an answer of more tokens than the model reads at all."""
+        name = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
+        wanted = self.to_sampling().max_tokens
+        if wanted is not None and reads is not None and wanted > reads:
+            raise InvalidValue(
+                f"{name} is {wanted}: the model reads at most {reads} tokens, prompt and answer together", param=name
+            )
+
     def to_messages(self) -> tuple[ChatMessage, ...]:
         return tuple(message.to_domain() for message in self.messages)
 
@@ -196,9 +224,10 @@ class ChatRequest(OpenAIBody):
         )
 
     def to_sampling(self) -> Sampling:
+        greedy = self.top_p == 0  # only the likeliest token: not every engine takes it as a top_p
         return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
+            temperature=0.0 if greedy else 1.0 if self.temperature is None else self.temperature,
+            top_p=self.top_p or 1.0,
             max_tokens=self.max_completion_tokens or self.max_tokens,
             stop=tuple(self.stop or ()),
             seed=self.seed,

@@ -6,6 +6,7 @@ StratamemError
 │   ├── InvalidCursor       a page cursor that we did not make            422
 │   ├── BudgetTooSmall      max_tokens leaves no room for the query       422
 │   ├── UnsupportedParameter  OpenAI's, but it would change the answer    400
+│   ├── InvalidValue        a value that the model can't serve            400
 │   ├── BeyondTheLog        a fork at a seq that the log has not          422
 │   └── PromptTooLong       more tokens than the model reads              400
 ├── TooLarge                over a published limit                        413
@@ -73,6 +74,16 @@ class UnsupportedParameter(InvalidInput):
     """`param` names the field, as OpenAI's clients expect it."""
 
     code = "unsupported_parameter"
+    status = 400
+
+    def __init__(self, detail: str, *, param: str) -> None:
+        super().__init__(detail, param=param)
+
+
+class InvalidValue(InvalidInput):
+    """`param` names the field; 400 and this code are OpenAI's."""
+
+    code = "invalid_value"
     status = 400
 
     def __init__(self, detail: str, *, param: str) -> None:

@@ -95,6 +95,11 @@ class Generation:
         """The name that clients ask for; None when generation is off."""
         return None if self._generator is None else self._generator.model
 
+    @property
+    def max_tokens(self) -> int | None:
+        """What the model reads, prompt and answer together; None when generation is off."""
+        return None if self._generator is None else self._generator.max_tokens
+
     def stats(self) -> RuntimeStats | None:
         return None if self._generator is None else self._generator.stats()
 
@@ -191,7 +196,7 @@ class Generation:
 
     async def _store(self, principal: Principal, request: TurnRequest, prepared: _Prepared, reply: str) -> None:
         assert request.memory_key is not None
-        events = [NewEvent(Role(m.role), m.content, name=m.name) for m in prepared.new]
+        events = [NewEvent(Role(m.role), m.content, name=m.name) for m in prepared.new if m.content.strip()]
         reply = _CONTROLS.sub("", reply)
         if reply.strip():
             visibility = EventVisibility.PRIVATE if prepared.private else EventVisibility.SESSION

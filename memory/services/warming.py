@@ -39,7 +39,7 @@ class NextTurn:
 
 def context_request(budget: int, top_k: int | None, query: str | None) -> ContextRequest:
     """Of a turn: with the memories that its query recalls, unless it wants none."""
-    if query is None or top_k == 0:
+    if query is None or not query.strip() or top_k == 0:
         return ContextRequest(max_tokens=budget, include=Include(recall=False))
     wanted = ContextRequest(max_tokens=budget, query=query[:_QUERY_CHARACTERS])
     return wanted if top_k is None else ContextRequest(max_tokens=budget, query=wanted.query, top_k=top_k)

@@ -152,6 +152,16 @@ def test_an_answer_of_ours_can_be_sent_back() -> None:
     assert said(**sent) == ChatMessage("assistant", "hi")
 
 
+def test_an_empty_text_may_be_said_and_null_by_an_assistant() -> None:
+    assert said(content="") == ChatMessage("user", "")
+    assert said(role="assistant", content=None) == ChatMessage("assistant", "")
+    assert said(content=[{"type": "text", "text": ""}]).content == ""
+
+
+def test_a_top_p_of_zero_is_greedy() -> None:
+    assert chat(top_p=0, temperature=2).to_sampling() == Sampling(temperature=0.0)
+
+
 def test_developer_is_openai_s_newer_word_for_system() -> None:
     assert said(role="developer").role == "system"
 
@@ -164,7 +174,6 @@ INVALID: list[dict[str, Any]] = [
     {"messages": [{"role": "robot", "content": "x"}]},
     {"messages": [{"role": "user"}]},
     {"messages": [{"role": "user", "content": None}]},
-    {"messages": [{"role": "user", "content": ""}]},
     {"messages": [{"role": "user", "content": []}]},
     {"messages": [{"role": "user", "content": "nul \x00"}]},
     {"messages": [{"role": "user", "content": ["text"]}]},
@@ -175,7 +184,7 @@ INVALID: list[dict[str, Any]] = [
     {"temperature": 2.1},
     {"temperature": "1"},
     {"temperature": float("nan")},
-    {"top_p": 0},
+    {"top_p": -0.1},
     {"top_p": 1.1},
     {"max_tokens": 0},
     {"max_tokens": 1.5},
@@ -253,7 +262,7 @@ def test_refusals_are_problems_with_openai_s_status_codes() -> None:
     assert "STRATAMEM_MODEL=" in unset.json()["detail"]
     assert "retry-after" not in unset.headers
     schema = client.get("/openapi.json").json()["components"]["schemas"]["SentMessage"]["properties"]["content"]
-    assert [kind["type"] for kind in schema["anyOf"]] == ["string", "array"]
+    assert [kind["type"] for kind in schema["anyOf"]] == ["string", "array", "null"]
 
 
 USAGE = UsageAnswer.of(Usage(100, 7, CachedTokens(10, 20, 30), 1.5, 0.5), session_tokens=80, recalled=3)
@@ -285,6 +294,7 @@ def test_a_whole_answer_has_openai_s_shape() -> None:
                 "recalled": 3,
                 "prefill_ms": 1.5,
                 "restore_ms": 0.5,
+                "fidelity": None,
             },
         },
     }

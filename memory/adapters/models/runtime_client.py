@@ -42,6 +42,7 @@ class RuntimeClient:
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/")
+        self.shown = _without_secret(self.url)
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -65,7 +66,7 @@ class RuntimeClient:
             retry=tenacity.retry_if_exception(_passes),
             reraise=True,
         )
-        with _explained(unavailable):
+        with _explained(unavailable, self.shown):
             return await attempts(self._once, path, body, seconds)
 
     @asynccontextmanager
@@ -76,7 +77,7 @@ class RuntimeClient:
         """
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
         headers = headers | {"Content-Type": "application/json"}
-        with _explained(GeneratorUnavailable):
+        with _explained(GeneratorUnavailable, self.shown):
             async with self._http.stream(
                 "POST", path, content=body.model_dump_json(), headers=headers, timeout=timeout
             ) as response:
@@ -140,13 +141,24 @@ def _passes(error: BaseException) -> bool:
 
 
 @contextmanager
-def _explained(unavailable: type[Retryable]) -> Iterator[None]:
+def _explained(unavailable: type[Retryable], url: str) -> Iterator[None]:
     try:
         yield
     except _Refused as error:
         raise error.translated(unavailable) from error
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise unavailable(f"the model runtime can't be reached ({type(error).__name__}): {_advice(url)}") from error
     except (httpx.HTTPError, httpx.StreamError) as error:
-        raise unavailable(f"the model runtime can't be reached or broke off: {type(error).__name__}") from error
+        raise unavailable(f"the model runtime at {url} broke off: {type(error).__name__}") from error
+
+
+def _advice(url: str) -> str:
+    return f"is `stratamem runtime` running at {url}, and is STRATAMEM_RUNTIME_URL right?"
+
+
+def _without_secret(url: str) -> str:
+    """Where it is; names, passwords and what follows the path are nobody's business."""
+    return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
 
 
 class _Remembered(BaseModel):
@@ -172,10 +184,11 @@ async def facts_of(client: RuntimeClient, remembered: Path) -> wire.Facts:
                 answer = await client.call("/v1/facts", None, EmbedderUnavailable, tries=1)
     except EmbedderUnavailable as error:
         if known is None or not _away(error):
+            refused = "runtime_status" in error.facts
             raise EmbedderUnavailable(
-                f"{error.detail}: start it with `stratamem runtime`, or check STRATAMEM_RUNTIME_URL ({client.url})"
+                f"{error.detail}: {_advice(client.shown)}" if refused else error.detail
             ) from error
-        logger.warning("the model runtime at %s is away: serving with what it said the last time", client.url)
+        logger.warning("the model runtime at %s is away: serving with what it said the last time", client.shown)
         return known
     facts = wire.Facts.model_validate_json(answer.content)
     if facts != known:

@@ -222,3 +222,10 @@ async def test_a_blank_reply_to_a_known_instruction_keeps_nothing(container, gen
     model.reply = ""
     await ask(generation, request(*said("Be brief.", role="system")))
     assert len(await log_of(container)) == 3
+
+
+async def test_an_empty_question_goes_on_with_the_session_and_is_not_kept(container, generation, model):
+    await say(container, "s", "before")
+    await ask(generation, request(*said("")))
+    assert contents(model) == ["before", ""]
+    assert await log_of(container) == [("user", "before"), ("assistant", "Of course I do. ")]

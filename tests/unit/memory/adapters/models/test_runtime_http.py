@@ -214,3 +214,15 @@ async def test_a_mistake_of_ours_stays_one(played: Played, client: RuntimeClient
         await client.call("/v1/nothing", None, GeneratorUnavailable)
     with pytest.raises(InvalidInput):
         raise runtime_client._Refused(422, b'{"code": "invalid_input", "detail": "no"}').translated(EmbedderUnavailable)
+
+
+async def test_a_runtime_that_cant_be_reached_is_named_without_secrets_and_with_advice() -> None:
+    client = RuntimeClient("http://ann:secret@127.0.0.1:1/?token=secret", None)
+    with pytest.raises(GeneratorUnavailable) as raised:
+        await client.check()
+    await client.close()
+    said = raised.value.detail
+    assert "http://127.0.0.1:1" in said
+    assert "`stratamem runtime`" in said
+    assert "STRATAMEM_RUNTIME_URL" in said
+    assert "secret" not in said
