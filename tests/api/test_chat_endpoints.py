@@ -37,7 +37,7 @@ def model(container: Any) -> ScriptedGenerator:
 
 
 def served(container: Any, model: ScriptedGenerator) -> ScriptedGenerator:
-    container.events.answers["session_key"] = None
+    container.events.answers["session"] = None
     container.context.answers["build"] = NotFound("a new session")
     container.generation = Generation(model, container.events, container.context)
     return model

@@ -294,7 +294,6 @@ def test_a_whole_answer_has_openai_s_shape() -> None:
                 "recalled": 3,
                 "prefill_ms": 1.5,
                 "restore_ms": 0.5,
-                "fidelity": None,
             },
         },
     }
