@@ -20,6 +20,8 @@ from workers.services import open_container
 from workers.task import OpenServices
 
 _BEAT_EVERY = 5.0
+_GLANCE = 0.5
+"""Seconds: a signal that comes in the instant before a wait begins is seen only when that ends."""
 _FRESH_FOR = 20.0
 _STOP_WITHIN = 7.0
 """Seconds; a supervisor kills after ten."""
@@ -74,7 +76,7 @@ def _stay(data_dir: Path, crew: Crew, asked: threading.Event) -> None:
         while True:
             if crew.healthy:
                 _touch(sign)
-            if asked.wait(_BEAT_EVERY):
+            if any(asked.wait(_GLANCE) for _ in range(round(_BEAT_EVERY / _GLANCE))):
                 return
     finally:
         sign.unlink(missing_ok=True)
