@@ -90,6 +90,7 @@ def measure(checkpoint: Checkpoint, folder: Path, length: int, codec: str, round
         for new, n in itertools.product(TAILS, range(1, rounds + 1)):
             asked["device", new].append(_ask(runtime, _prompt(length, new, n), codec))
             asked["host", new].append(_after(runtime, _prompt(length, new, rounds + n), codec))
+        for new, n in itertools.product(TAILS, range(1, rounds + 1)):  # the host begins empty each time
             runtime.close()
             runtime = Runtime(options, checkpoint)
             asked["disk", new].append(_ask(runtime, _prompt(length, new, 2 * rounds + n), codec))
