@@ -24,6 +24,7 @@ NAMES = (
     "read_your_writes",
     "crash",
     "recall_quality",
+    "embedding",
     "kv_reuse",
     "kv_sharing",
     "kv_faults",

@@ -126,7 +126,13 @@ async def build(
         if remote is not None:
             models = remote  # connections belong to one event loop: nobody shares them
         elif models is None:
-            loaded = await asyncio.to_thread(load_models, settings.embedder, traffic.give_way)
+            loaded = await asyncio.to_thread(
+                load_models,
+                settings.embedder,
+                traffic.give_way,
+                precision=settings.embedder_precision,
+                exports=settings.exports_dir,
+            )
             stack.callback(loaded.embedder.close)
             models = loaded
         if serving:

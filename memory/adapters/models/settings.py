@@ -1,6 +1,10 @@
-"""What can be set about generation? `STRATAMEM_GENERATION__…`; which model it is says `STRATAMEM_MODEL`."""
+"""What can be set about models? `STRATAMEM_GENERATION__…`, `STRATAMEM_EMBEDDER_PRECISION`."""
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from model_runtime.embedders.embedder import Precision
+
+__all__ = ["GenerationSettings", "Precision"]
 
 
 class GenerationSettings(BaseModel):
