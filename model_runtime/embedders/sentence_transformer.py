@@ -39,10 +39,6 @@ class Batch:
     rows: list[int]
     ids: list[list[int]]
 
-    @property
-    def padded_tokens(self) -> int:
-        return len(self.ids) * max(map(len, self.ids))
-
 
 class SentenceEmbedder:
     """Synchronous and stateless: any number of threads may call it at once, none waits for another."""
