@@ -33,6 +33,13 @@ class GenerationSettings(BaseModel):
     warm: bool = Field(
         default=True, description="After a reply, compute ahead what the session's next prompt begins with."
     )
+    turn_lease: float = Field(
+        default=30, ge=0.1, description="Seconds of silence after which a session goes on without a turn's process."
+    )
+    turn_patience: float = Field(
+        default=120, gt=0, description="Seconds that a turn waits for the earlier ones of its session."
+    )
+    turns_waiting: int = Field(default=16, ge=0, description="Turns of one session that wait, in all processes.")
     threads: int | None = Field(default=None, ge=1, description="Cores that generation uses; unset: torch's choice.")
     dtype: str | None = Field(
         default=None,
