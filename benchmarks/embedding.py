@@ -85,9 +85,11 @@ def recall(scorers: Scorers, selection: Selection) -> dict[str, Any]:
             body = answered("locomo", tasks, scorers, Baselines(scorers, StoringEmbedder(models)), False, settings)
         finally:
             models.embedder.close()
-        found[precision.value] = {
-            system: body[system]["overall"]["recall@10"] for system in ("stratamem", "dense")
-        } | {"queries": body["queries"], "failed": len(body["failed"]), "index_seconds": body["index_seconds"]}
+        found[precision.value] = {system: body[system]["overall"]["recall@10"] for system in ("stratamem", "dense")} | {
+            "queries": body["queries"],
+            "failed": len(body["failed"]),
+            "index_seconds": body["index_seconds"],
+        }
     kept = {s: round(found["int8"][s] / found["float32"][s], 4) for s in ("stratamem", "dense")}
     return {**found, "kept": kept}
 
