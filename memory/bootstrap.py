@@ -19,6 +19,7 @@ from memory.adapters.jobs.celery_queue import CeleryQueue
 from memory.adapters.kv.null import NullKVStore
 from memory.adapters.kv.runtime import RuntimeKVStore
 from memory.adapters.kv.runtime_http import RemoteKVStore
+from memory.adapters.lexical.analysis import Analyzer
 from memory.adapters.lexical.scan import ScanIndex
 from memory.adapters.lexical.tantivy_index import TantivyIndexes
 from memory.adapters.models.generation import InProcessGenerator, load_generator
@@ -201,7 +202,7 @@ async def _wire(
         clock=clock,
     )
     events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
-    context = Contexts(storage, recall, Summaries(storage), tokenizer)
+    context = Contexts(storage, recall, Summaries(storage, Analyzer().terms), tokenizer)
     warming = Warming(context, kv) if settings.generation.warm else None
     if warming is not None:
         stack.push_async_callback(warming.close)
