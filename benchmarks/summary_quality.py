@@ -1,8 +1,8 @@
 """How much of what will be asked about survives in a summary of 5, 10 and 20 % of the length?
 
-For each question the terms of its gold evidence; the share of them that the summary of its conversation has. Ours is made
-recursively, as the service makes it: a stretch at a time from the summary before. Beside it, cut to the same number of
-words: the first sentences, and sentences drawn at random.
+For each question the terms of its gold evidence; the share of them that the summary of its conversation has. Ours is
+made recursively, as the service makes it: a stretch at a time from the summary before. Beside it, cut to as many words:
+the first sentences, and sentences drawn at random.
 """
 
 import argparse
