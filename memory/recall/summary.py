@@ -41,7 +41,8 @@ def extend(previous: Sequence[str], stretch: Sequence[str], terms: Terms, *, wor
     lengths = [_words(sentence) for sentence in pool]
 
     def gain(at: int) -> float:
-        return sum(weight[term] for term in sorted(said[at])) / (lengths[at] + _FIXED_WORDS)
+        said_anew: float = sum(weight[term] for term in sorted(said[at]))
+        return said_anew / (lengths[at] + _FIXED_WORDS)
 
     chosen: list[int] = []
     waiting = [(-gain(at), at) for at in range(len(pool))]
