@@ -37,6 +37,7 @@ from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
+from memory.services.duplicates import Duplicates
 from memory.services.embeddings import Embeddings
 from memory.services.events import Events
 from memory.services.forgetting import Forgetting
@@ -164,6 +165,7 @@ async def _wire(
         secrets=secrets,
         clock=clock,
         lease=lease,
+        duplicates=Duplicates(storage, embedder.space, clock, lease, settings.memories.near_duplicate),
         give_way=traffic.give_way,
     )
     longterm = LongTermTier(

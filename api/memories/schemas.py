@@ -13,7 +13,7 @@ from memory.domain.memories import (
     MemoryVisibility,
     NewMemory,
 )
-from memory.services.memories import Added
+from memory.services.keeping import Added
 
 _CENTURY = 100 * 366 * 24 * 3_600
 
@@ -106,6 +106,9 @@ class MemoryAnswer(Answer):
     updated_at: datetime
     access_count: int
     last_accessed_at: datetime | None
+    near_duplicate_of: str | None = Field(
+        description="An earlier memory of its scope that says the same in slightly other words. Both are kept."
+    )
 
 
 class AddedMemory(MemoryAnswer):

@@ -52,6 +52,22 @@ class NewMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryVersion:
+    """What a memory said from `changed_at` on, who said so and why. Its first version is how it was written."""
+
+    version: int
+    text: str
+    metadata: Metadata
+    visibility: MemoryVisibility
+    valid_to: datetime | None
+    pinned: bool
+    superseded_by: str | None
+    changed_at: datetime
+    changed_by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     memory_key: int
     tenant_id: str
@@ -74,6 +90,10 @@ class Memory:
     updated_at: datetime
     access_count: int
     last_accessed_at: datetime | None
+    superseded_by: str | None = None
+    supersedes: str | None = None
+    near_duplicate_of: str | None = None
+    """What took its place, whose place it took, and which one of its scope says the same: each a memory_id."""
 
     @property
     def item(self) -> ItemId:
@@ -88,6 +108,10 @@ class Memory:
                 return SHARED
             case MemoryVisibility.TENANT:
                 return TENANT_WIDE
+
+    def ended(self, now: datetime) -> bool:
+        """Whether its validity or its time to live is over."""
+        return any(end is not None and end <= now for end in (self.valid_to, self.expires_at))
 
     @property
     def etag(self) -> str:

@@ -162,7 +162,7 @@ class Recall:
             if request.as_of is not None:
                 # Visible is what is so today *and* was so then: publishing a new text does not publish the old one.
                 now_visible = [memory for memory in memories.values() if _visible_memory(memory, scope)]
-                memories = {memory.item: memory for memory in await tx.memories.as_at(now_visible, request.as_of)}
+                memories = {memory.item: memory for memory in await tx.versions.as_at(now_visible, request.as_of)}
         results = []
         for place, item in enumerate(ranked.items):
             signals = {name: round(float(values[place]), 4) for name, values in ranked.signals.items()}

@@ -24,7 +24,7 @@ from memory.domain.recall import (
     TierName,
 )
 from memory.domain.segments import Span
-from memory.services.memories import Added
+from memory.services.keeping import Added
 
 NOON = "2026-03-31T12:00:00Z"
 
@@ -364,6 +364,7 @@ def test_a_memory_is_shown_whole_with_its_etag(client: Any) -> None:
         "updated_at": NOON,
         "access_count": 0,
         "last_accessed_at": None,
+        "near_duplicate_of": None,
     }
 
 

@@ -29,6 +29,7 @@ from memory.adapters.sql.segments import SqlSegments
 from memory.adapters.sql.sessions import SqlSessions
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.summaries import SqlSummaries
+from memory.adapters.sql.versions import SqlVersions
 from memory.adapters.sql.writer_queue import WriterQueue
 
 _WAL_TRIES = 100
@@ -46,6 +47,7 @@ class SqlUnitOfWork:
         self.sessions = SqlSessions(connection)
         self.events = SqlEvents(connection)
         self.memories = SqlMemories(connection)
+        self.versions = SqlVersions(connection)
         self.segments = SqlSegments(connection)
         self.clusters = SqlClusters(connection)
         self.summaries = SqlSummaries(connection)
