@@ -109,6 +109,11 @@ class Memory:
             case MemoryVisibility.TENANT:
                 return TENANT_WIDE
 
+    def valid_at(self, moment: datetime) -> bool:
+        """What was written down later is valid from its `valid_from` on."""
+        begins = self.valid_from or self.created_at
+        return begins <= moment and (self.valid_to is None or moment < self.valid_to)
+
     def ended(self, now: datetime) -> bool:
         """Whether its validity or its time to live is over."""
         return any(end is not None and end <= now for end in (self.valid_to, self.expires_at))
@@ -116,3 +121,15 @@ class Memory:
     @property
     def etag(self) -> str:
         return f'"{self.memory_key}-{self.version}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Then:
+    """A memory as it was at an earlier moment. `reworded`: with another text or other metadata than today.
+
+    `visibility`: today's.
+    """
+
+    memory: Memory
+    reworded: bool
+    visibility: MemoryVisibility

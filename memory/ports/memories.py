@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from memory.domain.lineage import Lineage
-from memory.domain.memories import Memory, MemorySource
+from memory.domain.memories import Memory, MemorySource, MemoryVersion, MemoryVisibility, Then
 
 
 class MemoryRepository(Protocol):
@@ -53,6 +53,9 @@ class MemoryRepository(Protocol):
     ) -> Memory:
         """The next version; the old one is kept."""
 
+    async def successor(self, memory: Memory) -> Memory | None:
+        """What stands in the place of a superseded memory now, locked; None: it was purged."""
+
     async def unsegmented(self, tenant_id: str, limit: int) -> list[Memory]: ...
 
     async def mark_segmented(self, memory: Memory) -> None: ...
@@ -87,5 +90,19 @@ class MemoryRepository(Protocol):
 
 
 class VersionRepository(Protocol):
+    async def page(
+        self, memory_key: int, visibilities: Collection[MemoryVisibility], *, after_version: int, limit: int
+    ) -> list[MemoryVersion]:
+        """The versions of a memory that were visible so, oldest first."""
+
+    async def end_before(self, memory: Memory) -> datetime | None:
+        """The `valid_to` that it had before something took its place."""
+
     async def as_at(self, memories: Sequence[Memory], moment: datetime) -> list[Memory]:
-        """These memories with the text, metadata and visibility that were current at `moment`."""
+        """These memories as they were at `moment`; one that was written later, as it was written."""
+
+    async def changed_since(self, tenant_id: str, moment: datetime, limit: int) -> list[Then]:
+        """Memories that may have been something else at `moment` than they are now, the last changed first.
+
+        As they were then, as in `as_at`; of their texts the first 4,000 characters, of those that are the same none.
+        """

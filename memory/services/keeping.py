@@ -66,7 +66,6 @@ async def is_free(tx: UnitOfWork, memory: Memory, text_hash: bytes, now: datetim
 async def reindex(tx: UnitOfWork, before: Memory, after: Memory, now: datetime) -> str | None:
     """Old vectors go in the same transaction, so an edited text is never found by what it said before."""
     if (before.text, before.audience) == (after.text, after.audience):
-        await tx.memories.mark_segmented(after)
         await tx.changes.add(changed(after))
         return None
     await tx.segments.remove_item(after.item)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, NotFound
+from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, MemorySuperseded, NotFound
 from memory.domain.ids import new_id
 from memory.domain.memories import Memory, MemoryVisibility, NewMemory
 from memory.domain.principals import Principal, Scope
@@ -88,7 +88,7 @@ class Memories:
     ) -> Memory:
         """`changes`: text, metadata, valid_to, pinned, visibility. The old version is kept.
 
-        Raises NotFound, PreconditionFailed, InvalidInput, Forbidden.
+        Raises NotFound, PreconditionFailed, InvalidInput, Forbidden, MemorySuperseded.
         """
         values = dict(changes)
         if "text" in values:
@@ -100,6 +100,8 @@ class Memories:
             if not values:
                 return memory
             _check_validity(memory.valid_from, values.get("valid_to"))
+            if memory.superseded_by is not None and "valid_to" in values:
+                raise MemorySuperseded(f"'{memory.superseded_by}' took its place: restore it to make it valid again")
             wanted = replace(memory, **values)
             _check_visibility(wanted.visibility, wanted.session_id, wanted.agent_id)
             if wanted.visibility is MemoryVisibility.PRIVATE and principal.agent_id not in (None, memory.agent_id):

@@ -13,6 +13,7 @@ depends_on: str | Sequence[str] | None = None
 _INDEXES = (
     ("ix_memories_unsegmented", "memories", ["tenant_id", "memory_key"], "segmented_version < version"),
     ("ix_memories_uncompared", "memories", ["tenant_id", "memory_key"], "NOT compared"),
+    ("ix_memories_superseded_by", "memories", ["tenant_id", "superseded_by"], "superseded_by IS NOT NULL"),
     (
         "ix_memories_near_duplicate_of",
         "memories",

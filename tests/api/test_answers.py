@@ -364,6 +364,8 @@ def test_a_memory_is_shown_whole_with_its_etag(client: Any) -> None:
         "updated_at": NOON,
         "access_count": 0,
         "last_accessed_at": None,
+        "superseded_by": None,
+        "supersedes": None,
         "near_duplicate_of": None,
     }
 

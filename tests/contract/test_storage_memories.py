@@ -114,7 +114,8 @@ async def test_every_version_is_kept(storage):
         before = NOW - timedelta(microseconds=1)
         asked = [before, NOW, later[1] - timedelta(microseconds=1), later[1], later[3]]
         found = [await tx.versions.as_at([third], moment) for moment in asked]
-        assert [[m.text for m in memories] for memories in found] == [[], ["one"], ["one"], ["two"], ["two"]]
+        assert [[m.text for m in memories] for memories in found] == [["one"], ["one"], ["one"], ["two"], ["two"]]
+        assert [m.valid_to for memories in found for m in memories] == [None] * 4 + [NOW]
         assert {m.memory_key for memories in found for m in memories} == {key}
 
 

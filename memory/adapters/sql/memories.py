@@ -109,11 +109,35 @@ class SqlMemories:
         await self._db.execute(
             memories.update()
             .where(memories.c.memory_key == memory.memory_key)
-            .values(**changes, scope_hash=scope_hash, version=memory.version + 1, updated_at=now)
+            .values(**changes, **self._segmented(memory, changes), scope_hash=scope_hash, updated_at=now)
+            .values(version=memory.version + 1)
         )
         stored = (await self.by_keys([memory.memory_key]))[0]
         await versions.keep(self._db, stored, by, now, reason)
         return stored
+
+    def _segmented(self, memory: Memory, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The new version has its segments if the one before had them and no text changed, nor who may see it."""
+        if all(
+            changes.get(name, value) == value
+            for name, value in (("text", memory.text), ("visibility", memory.visibility))
+        ):
+            had = memories.c.segmented_version == memories.c.version
+            return {"segmented_version": sa.case((had, memory.version + 1), else_=memories.c.segmented_version)}
+        return {}
+
+    async def successor(self, memory: Memory) -> Memory | None:
+        first = sa.select(memories.c.memory_id, memories.c.superseded_by).where(
+            memories.c.tenant_id == memory.tenant_id, memories.c.memory_id == memory.superseded_by
+        )
+        chain = first.cte("chain", recursive=True)
+        following = sa.select(memories.c.memory_id, memories.c.superseded_by).where(
+            memories.c.tenant_id == memory.tenant_id, memories.c.memory_id == chain.c.superseded_by
+        )
+        chain = chain.union(following)
+        last = sa.select(chain.c.memory_id).where(chain.c.superseded_by.is_(None)).scalar_subquery()
+        query = _SELECT.where(memories.c.tenant_id == memory.tenant_id, memories.c.memory_id == last)
+        return await self._one(query.with_for_update(of=memories))
 
     async def unsegmented(self, tenant_id: str, limit: int) -> list[Memory]:
         query = _SELECT.where(memories.c.tenant_id == tenant_id, memories.c.segmented_version < memories.c.version)
@@ -168,6 +192,7 @@ class SqlMemories:
     async def purge(self, memory_key: int) -> dict[str, int]:
         for memory in await self.by_keys([memory_key]):
             await self.compare_again(memory)
+            await self._close_gap(memory)
         of_memory = segments.c.item == memory_item(memory_key)
         vectors = sa.select(sa.func.count()).where(of_memory, segments.c.vector.is_not(None))
         counts = {"vectors": (await self._db.execute(vectors)).scalar_one()}
@@ -175,6 +200,12 @@ class SqlMemories:
         for table in (memory_versions, memories):
             deleted = await self._db.execute(table.delete().where(table.c.memory_key == memory_key))
         return counts | {"memories": deleted.rowcount}
+
+    async def _close_gap(self, memory: Memory) -> None:
+        """What it took the place of is superseded by what took its own."""
+        if memory.superseded_by is not None:
+            before = sa.and_(memories.c.tenant_id == memory.tenant_id, memories.c.superseded_by == memory.memory_id)
+            await self._db.execute(memories.update().where(before).values(superseded_by=memory.superseded_by))
 
     async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[Memory]:
         source = memories.c.source["session_id"].as_string()

@@ -38,8 +38,8 @@ def event(row: Row) -> Event:
 def memory(row: Row) -> Memory:
     """A row of `memories`, with `session_id` where it was joined."""
     values: dict[str, Any] = {"session_id": None, **row._mapping}
-    for name in ("segmented_version", "scope_hash", "session_seq", "compared"):
-        del values[name]
+    for name in ("segmented_version", "scope_hash", "session_seq", "compared", "reworded", "visibility_now"):
+        values.pop(name, None)
     values["kind"] = MemoryKind(values["kind"])
     values["visibility"] = MemoryVisibility(values["visibility"])
     source = values["source"]

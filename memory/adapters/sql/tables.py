@@ -172,6 +172,7 @@ memories = sa.Table(
     sa.UniqueConstraint("tenant_id", "scope_hash"),
     _few("ix_memories_unsegmented", "tenant_id", "memory_key", where="segmented_version < version"),
     _few("ix_memories_uncompared", "tenant_id", "memory_key", where="NOT compared"),
+    _few("ix_memories_superseded_by", "tenant_id", "superseded_by", where="superseded_by IS NOT NULL"),
     _few("ix_memories_near_duplicate_of", "tenant_id", "near_duplicate_of", where="near_duplicate_of IS NOT NULL"),
     _few("ix_memories_changed", "tenant_id", "updated_at", where="version > 1 OR valid_from IS NOT NULL"),
     _few("ix_memories_expires_at", "expires_at", where="expires_at IS NOT NULL"),

@@ -10,6 +10,7 @@ from memory.domain.principals import Principal
 from memory.ports.storage import Storage
 from memory.services.consolidation import Consolidation
 from memory.services.duplicates import Duplicates
+from memory.services.history import History
 from memory.services.memories import Memories
 from memory.services.secrets import TenantSecrets
 from memory.testing import SettableClock, WordHashEmbedder, WordTokenizer
@@ -34,6 +35,7 @@ class World:
         secrets, tokenizer = TenantSecrets(self.storage, self.clock), WordTokenizer()
         self.jobs = RecordingQueue()
         self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock)
+        self.history = History(self.storage, tokenizer, self.jobs, secrets, self.clock)
         self.duplicates = Duplicates(self.storage, self.embedder.space, self.clock, LEASE, 0.9)
         self.consolidation = Consolidation(
             storage=self.storage,
