@@ -139,6 +139,7 @@ Content = Annotated[
 ]
 MaybeBlank = Annotated[str, AfterValidator(_sized)]
 Name = Annotated[Text, Field(max_length=256)]
+Reason = Annotated[Text, Field(max_length=1_024, description="Kept with the version, for whoever reads its history.")]
 Title = Annotated[Text, Field(max_length=1_024)]
 Metadata = Annotated[
     dict[str, Any],

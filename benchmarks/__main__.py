@@ -32,6 +32,7 @@ NAMES = (
     "kv_fidelity",
     "kv_memory",
     "batching",
+    "near_duplicates",
 )
 _WITH_POSTGRES = ("read_your_writes", "kv_sharing")
 _BUSY = 0.5

@@ -40,17 +40,20 @@ from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
+from memory.services.duplicates import Duplicates
 from memory.services.embeddings import Embeddings
 from memory.services.events import Events
 from memory.services.forgetting import Forgetting
 from memory.services.generation import Generation
 from memory.services.health import Health
+from memory.services.history import History
 from memory.services.keys import Keys
 from memory.services.kv import KV
 from memory.services.log import Log
 from memory.services.memories import Memories
 from memory.services.operations import Operations
 from memory.services.passages import Passages
+from memory.services.past import FormerTexts
 from memory.services.recall import Recall
 from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.sessions import Sessions
@@ -99,6 +102,7 @@ class Container:
     generation: Generation
     kv: KV
     memories: Memories
+    history: History
     operations: Operations
     forgetting: Forgetting
     consolidation: Consolidation
@@ -169,6 +173,7 @@ async def _wire(
         secrets=secrets,
         clock=clock,
         lease=lease,
+        duplicates=Duplicates(storage, embedder.space, clock, lease, settings.memories.near_duplicate),
         give_way=traffic.give_way,
     )
     longterm = LongTermTier(
@@ -197,6 +202,7 @@ async def _wire(
         passages=Passages(storage, embedder, tokenizer, settings.recall.passage_tokens),
         usage=usage,
         activity=activity,
+        former=FormerTexts(embedder, ScanIndex().analyze),
         window_begin=hot.window_begin,
         settings=settings.recall,
         clock=clock,
@@ -231,6 +237,7 @@ async def _wire(
         ),
         kv=KV(storage, kv, clock, warming),
         memories=Memories(storage, tokenizer, jobs, secrets, clock),
+        history=History(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
         forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
         consolidation=consolidation,

@@ -7,7 +7,16 @@ from fastapi import APIRouter, Query, Response
 from api import purges
 from api.deps import App, IfMatch, MemoryId, PageParameters, Reader, Writer
 from api.errors import problems
-from api.memories.schemas import AddedMemories, AddedMemory, AddMemories, MemoryAnswer, PatchMemory
+from api.memories.schemas import (
+    AddedMemories,
+    AddedMemory,
+    AddMemories,
+    MemoryAnswer,
+    PatchMemory,
+    RestoreMemory,
+    SupersedeMemory,
+    VersionAnswer,
+)
 from api.operations.schemas import OperationAnswer
 from api.paging import Page
 from api.purges import ReceiptAnswer
@@ -61,6 +70,43 @@ async def update(
     app: App, caller: Writer, memory_id: MemoryId, body: PatchMemory, response: Response, if_match: IfMatch = None
 ) -> MemoryAnswer:
     memory = await app.memories.update(caller, memory_id, body.changes(), if_match=if_match)
+    response.headers["ETag"] = memory.etag
+    return MemoryAnswer.model_validate(memory)
+
+
+@router.get("/{memory_id}/history", summary="Read every version, oldest first", responses=problems(404))
+async def history(app: App, caller: Reader, memory_id: MemoryId, wanted: PageParameters) -> Page[VersionAnswer]:
+    listing = f"history:{memory_id}"
+    found = await app.history.page(caller, memory_id, after_version=wanted.after_number(listing), limit=wanted.read)
+    return wanted.cut(listing, found, VersionAnswer.model_validate, lambda version: version.version)
+
+
+@router.post(
+    "/{memory_id}/supersede",
+    status_code=201,
+    summary="Put a new memory in its place; both are kept",
+    responses=problems(404, 409, 412),
+)
+async def supersede(
+    app: App, caller: Writer, memory_id: MemoryId, body: SupersedeMemory, response: Response, if_match: IfMatch = None
+) -> MemoryAnswer:
+    memory = await app.history.supersede(caller, memory_id, body.text, body.reason, if_match=if_match)
+    response.headers["ETag"] = memory.etag
+    response.headers["Location"] = f"/v1/memories/{memory.memory_id}"
+    return MemoryAnswer.model_validate(memory)
+
+
+@router.post("/{memory_id}/restore", summary="Undo that something took its place", responses=problems(404, 409, 412))
+async def restore(
+    app: App,
+    caller: Writer,
+    memory_id: MemoryId,
+    response: Response,
+    body: RestoreMemory | None = None,
+    if_match: IfMatch = None,
+) -> MemoryAnswer:
+    reason = None if body is None else body.reason
+    memory = await app.history.restore(caller, memory_id, reason, if_match=if_match)
     response.headers["ETag"] = memory.etag
     return MemoryAnswer.model_validate(memory)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from api.values import Answer, Body, ClientId, Content, Flag, Metadata, Time, unsent
+from api.values import Answer, Body, ClientId, Content, Flag, Metadata, Reason, Time, unsent
 from memory.domain.memories import (
     MAX_MEMORIES_PER_REQUEST,
     MemoryKind,
@@ -13,7 +13,7 @@ from memory.domain.memories import (
     MemoryVisibility,
     NewMemory,
 )
-from memory.services.memories import Added
+from memory.services.keeping import Added
 
 _CENTURY = 100 * 366 * 24 * 3_600
 
@@ -82,6 +82,17 @@ class PatchMemory(Body):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
+class SupersedeMemory(Body):
+    """What takes its place: of the same scope and kind, valid from now on."""
+
+    text: Content
+    reason: Reason | None = None
+
+
+class RestoreMemory(Body):
+    reason: Reason | None = None
+
+
 class SourceAnswer(Answer):
     session_id: str
     event_ids: list[str]
@@ -106,6 +117,26 @@ class MemoryAnswer(Answer):
     updated_at: datetime
     access_count: int
     last_accessed_at: datetime | None
+    superseded_by: str | None = Field(description="What took its place; `restore` undoes that.")
+    supersedes: str | None = Field(description="Whose place it took.")
+    near_duplicate_of: str | None = Field(
+        description="An earlier memory of its scope that says the same in slightly other words. Both are kept."
+    )
+
+
+class VersionAnswer(Answer):
+    """What the memory was from `changed_at` on. `changed_by`: the agent, else the key."""
+
+    version: int
+    text: str
+    metadata: dict[str, Any]
+    visibility: MemoryVisibility
+    valid_to: datetime | None
+    pinned: bool
+    superseded_by: str | None
+    changed_at: datetime
+    changed_by: str | None
+    reason: str | None
 
 
 class AddedMemory(MemoryAnswer):

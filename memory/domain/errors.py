@@ -19,6 +19,8 @@ StratamemError
 │   ├── EventConflict       same event_id, other content
 │   ├── IdempotencyConflict same Idempotency-Key, other request
 │   ├── MemoryExists
+│   ├── MemorySuperseded    another took its place: the detail says which
+│   ├── NotSuperseded       nothing took its place: there is nothing to undo
 │   ├── ForkTooDeep         a fork of a fork of a fork …, beyond a limit
 │   ├── NothingKept         no KV of this session is there to be pinned
 │   ├── PinBudgetExceeded   more KV than a tenant may pin: the detail says what to do
@@ -135,6 +137,14 @@ class SessionExists(Conflict):
 
 class MemoryExists(Conflict):
     code = "memory_exists"
+
+
+class MemorySuperseded(Conflict):
+    code = "memory_superseded"
+
+
+class NotSuperseded(Conflict):
+    code = "not_superseded"
 
 
 class ForkTooDeep(Conflict):

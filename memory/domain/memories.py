@@ -52,6 +52,22 @@ class NewMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryVersion:
+    """What a memory said from `changed_at` on, who said so and why. Its first version is how it was written."""
+
+    version: int
+    text: str
+    metadata: Metadata
+    visibility: MemoryVisibility
+    valid_to: datetime | None
+    pinned: bool
+    superseded_by: str | None
+    changed_at: datetime
+    changed_by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     memory_key: int
     tenant_id: str
@@ -74,6 +90,10 @@ class Memory:
     updated_at: datetime
     access_count: int
     last_accessed_at: datetime | None
+    superseded_by: str | None = None
+    supersedes: str | None = None
+    near_duplicate_of: str | None = None
+    """What took its place, whose place it took, and which one of its scope says the same: each a memory_id."""
 
     @property
     def item(self) -> ItemId:
@@ -89,6 +109,27 @@ class Memory:
             case MemoryVisibility.TENANT:
                 return TENANT_WIDE
 
+    def valid_at(self, moment: datetime) -> bool:
+        """What was written down later is valid from its `valid_from` on."""
+        begins = self.valid_from or self.created_at
+        return begins <= moment and (self.valid_to is None or moment < self.valid_to)
+
+    def ended(self, now: datetime) -> bool:
+        """Whether its validity or its time to live is over."""
+        return any(end is not None and end <= now for end in (self.valid_to, self.expires_at))
+
     @property
     def etag(self) -> str:
         return f'"{self.memory_key}-{self.version}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Then:
+    """A memory as it was at an earlier moment. `reworded`: with another text or other metadata than today.
+
+    `visibility`: today's.
+    """
+
+    memory: Memory
+    reworded: bool
+    visibility: MemoryVisibility

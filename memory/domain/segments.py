@@ -47,6 +47,7 @@ class PendingSegment:
 
     segment_key: int
     item: ItemId
+    ordinal: int
     seq: int
     content_hash: bytes
     text: str

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.lineage import Lineage, Stretch
-from memory.domain.memories import Memory, MemorySource
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
 from memory.domain.principals import Key
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 from memory.ports.feed import ChangeRepository
+from memory.ports.memories import MemoryRepository, VersionRepository
 from memory.ports.turns import TurnRepository
 
 
@@ -146,68 +146,6 @@ class EventRepository(Protocol):
     async def forget_answers(self, before: datetime) -> int: ...
 
 
-class MemoryRepository(Protocol):
-    async def add(self, memory: Memory, scope_hash: bytes, by: str | None) -> Memory | None:
-        """The stored memory with its key, or None when `scope_hash` or `memory_id` is taken."""
-
-    async def get(self, tenant_id: str, memory_id: str) -> Memory | None: ...
-
-    async def locked(self, tenant_id: str, memory_id: str) -> Memory | None: ...
-
-    async def by_scope_hash(self, tenant_id: str, scope_hash: bytes) -> Memory | None: ...
-
-    async def release_scope_hash(self, memory_key: int) -> None:
-        """The memory is no longer valid: its text may be written again."""
-
-    async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]: ...
-
-    async def page(
-        self,
-        tenant_id: str,
-        audiences: frozenset[str],
-        *,
-        after_key: int | None,
-        limit: int,
-        lineage: Lineage | None = None,
-        kind: str | None = None,
-        agent_id: str | None = None,
-        only_sessions: frozenset[str] | None = None,
-    ) -> list[Memory]: ...
-
-    async def update(
-        self,
-        memory: Memory,
-        changes: Mapping[str, Any],
-        scope_hash: bytes | None,
-        by: str | None,
-        now: datetime,
-    ) -> Memory:
-        """The next version; the old one is kept."""
-
-    async def as_at(self, memories: Sequence[Memory], moment: datetime) -> list[Memory]:
-        """These memories with the text, metadata and visibility that were current at `moment`."""
-
-    async def unsegmented(self, tenant_id: str, limit: int) -> list[Memory]: ...
-
-    async def mark_segmented(self, memory: Memory) -> None: ...
-
-    async def used(self, uses: Mapping[int, int], now: datetime) -> None:
-        """Adds to the accesses of each memory_key."""
-
-    async def purge(self, memory_key: int) -> dict[str, int]: ...
-
-    async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[Memory]:
-        """Memories of the session, and those whose source is in it."""
-
-    async def last_of(self, session_keys: Sequence[int], seq: int) -> dict[int, int]:
-        """The last memory_key of each session that was written before its log went beyond `seq`; absent: none."""
-
-    async def set_source(self, memory_key: int, source: MemorySource) -> None:
-        """The same events are found under another session from now on."""
-
-    async def count(self, tenant_id: str) -> int: ...
-
-
 class SegmentRepository(Protocol):
     async def add(self, tenant_id: str, space: str, segments: Sequence[NewSegment], now: datetime) -> None:
         """Segments that are there already are left as they are."""
@@ -221,6 +159,12 @@ class SegmentRepository(Protocol):
         """Vectors of identical texts of the same tenant: they need not be embedded again."""
 
     async def set_vectors(self, vectors: Mapping[int, bytes], now: datetime) -> None: ...
+
+    async def sign(self, space: str, signatures: Mapping[ItemId, int]) -> None:
+        """Of memories' first segments: what like ones are looked up by (services/likeness)."""
+
+    async def signatures(self, tenant_id: str, space: str, after_key: int) -> list[tuple[int, ItemId, int]]:
+        """(segment_key, item, signature) of all that have one, by key."""
 
     async def newest(self, session_key: int, space: str, limit: int) -> list[TierSegment]:
         """Embedded segments of the session that the semantic tier has not seen, oldest first."""
@@ -348,6 +292,8 @@ class UnitOfWork(Protocol):
     def events(self) -> EventRepository: ...
     @property
     def memories(self) -> MemoryRepository: ...
+    @property
+    def versions(self) -> VersionRepository: ...
     @property
     def segments(self) -> SegmentRepository: ...
     @property

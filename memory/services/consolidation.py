@@ -18,6 +18,7 @@ from memory.domain.segments import NewSegment, PendingSegment, SegmentVector, cu
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer
 from memory.ports.storage import Storage, UnitOfWork
+from memory.services.duplicates import Duplicates, signed
 from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.tasks import CONSOLIDATE, EMBED, EVICT
 from memory.tiers.base import Tier
@@ -44,6 +45,7 @@ class Consolidation:
         secrets: TenantSecrets,
         clock: Clock,
         lease: timedelta,
+        duplicates: Duplicates,
         give_way: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage = storage
@@ -54,6 +56,7 @@ class Consolidation:
         self._secrets = secrets
         self._clock = clock
         self._lease = lease
+        self._duplicates = duplicates
         self._give_way = give_way
 
     async def consolidate(self, operation_id: str) -> None:
@@ -200,6 +203,7 @@ class Consolidation:
                 if not await _still_there(tx, operation):
                     return False
                 await tx.segments.set_vectors(vectors, self._clock.now())
+                await tx.segments.sign(self._embedder.space, signed(pending, vectors))
                 await tx.changes.add(*_embedded(operation, pending))
             if not await self._alive(operation, len({segment.item for segment in pending})):
                 return False
@@ -212,6 +216,8 @@ class Consolidation:
         return {segment.segment_key: known[segment.content_hash] for segment in pending}
 
     async def _settle(self, operation: Operation) -> bool:
+        while operation.session_key is None and await self._duplicates.compare(operation):
+            await asyncio.to_thread(self._give_way)
         for tier in self._tiers:
             more = True
             while more:
@@ -232,6 +238,7 @@ class Consolidation:
         space, key = self._embedder.space, operation.session_key
         if key is None:
             left = bool(await tx.memories.unsegmented(operation.tenant_id, 1))
+            left = left or bool(await tx.memories.uncompared(operation.tenant_id, space, 1))
         else:
             session = await tx.sessions.locked_by_key(key)
             left = session is not None and session.segmented_seq < session.last_seq

@@ -2,30 +2,21 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from memory.domain.changes import ChangeKind, NewChange
-from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, NotFound
+from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, MemorySuperseded, NotFound
 from memory.domain.ids import new_id
 from memory.domain.memories import Memory, MemoryVisibility, NewMemory
-from memory.domain.operations import OperationKind
 from memory.domain.principals import Principal, Scope
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.models import Tokenizer
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
-from memory.services.secrets import TenantSecrets, keyed_hash
-from memory.services.tasks import CONSOLIDATE, SUBJECT_MEMORIES
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """`deduplicated`: the text was there already in the same scope; this is the existing memory."""
-
-    memory: Memory
-    deduplicated: bool
+from memory.services.keeping import Added, is_free, keep, promise, reindex, scope_hash, seen
+from memory.services.secrets import TenantSecrets
+from memory.services.tasks import CONSOLIDATE
 
 
 class Memories:
@@ -44,12 +35,21 @@ class Memories:
             _check(principal, memory)
         secret = await self._secrets.of(principal.tenant_id)
         tokens = await asyncio.to_thread(self._tokenizer.count, [memory.text for memory in new])
+        by, now = principal.agent_id or principal.key_id, self._clock.now()
         operation: str | None = None
         async with self._storage.write() as tx:
-            added = [await self._add_one(tx, principal, m, n, secret) for m, n in zip(new, tokens, strict=True)]
+            drafts = [await self._draft(tx, principal, m, n, now) for m, n in zip(new, tokens, strict=True)]
+            hashes = [scope_hash(secret, draft) for draft in drafts]
+            await tx.memories.lock_texts(principal.tenant_id, hashes)
+            added = []
+            for asked, draft, text_hash in zip(new, drafts, hashes, strict=True):
+                kept = await keep(tx, draft, text_hash, by, now)
+                if kept.deduplicated and asked.memory_id not in (None, kept.memory.memory_id):
+                    raise MemoryExists(f"the text of '{asked.memory_id}' is there: it is '{kept.memory.memory_id}'")
+                added.append(kept)
             fresh = [one.memory for one in added if not one.deduplicated]
             if fresh:
-                operation = await self._promise(tx, principal.tenant_id, fresh)
+                operation = await promise(tx, principal.tenant_id, fresh, now)
         if operation is not None:
             self._jobs.send(CONSOLIDATE, operation)
         return added
@@ -57,7 +57,7 @@ class Memories:
     async def get(self, principal: Principal, memory_id: str) -> Memory:
         """Raises NotFound."""
         async with self._storage.read() as tx:
-            return _seen(principal, memory_id, await tx.memories.get(principal.tenant_id, memory_id))
+            return seen(principal, memory_id, await tx.memories.get(principal.tenant_id, memory_id))
 
     async def page(
         self,
@@ -88,58 +88,45 @@ class Memories:
     ) -> Memory:
         """`changes`: text, metadata, valid_to, pinned, visibility. The old version is kept.
 
-        Raises NotFound, PreconditionFailed, InvalidInput, Forbidden.
+        Raises NotFound, PreconditionFailed, InvalidInput, Forbidden, MemorySuperseded.
         """
         values = dict(changes)
         if "text" in values:
             values["token_count"] = (await asyncio.to_thread(self._tokenizer.count, [values["text"]]))[0]
         secret = await self._secrets.of(principal.tenant_id)
         async with self._storage.write() as tx:
-            memory = _seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id))
+            memory = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id))
             access.check_unchanged(if_match, memory.etag)
             if not values:
                 return memory
             _check_validity(memory.valid_from, values.get("valid_to"))
-            visibility = values.get("visibility", memory.visibility)
-            _check_visibility(visibility, memory.session_id, memory.agent_id)
-            if visibility is MemoryVisibility.PRIVATE and principal.agent_id not in (None, memory.agent_id):
+            if memory.superseded_by is not None and "valid_to" in values:
+                raise MemorySuperseded(f"'{memory.superseded_by}' took its place: restore it to make it valid again")
+            wanted = replace(memory, **values)
+            _check_visibility(wanted.visibility, wanted.session_id, wanted.agent_id)
+            if wanted.visibility is MemoryVisibility.PRIVATE and principal.agent_id not in (None, memory.agent_id):
                 raise Forbidden(f"only the agent '{memory.agent_id}' can make its memory private")
-            scope_hash = _scope_hash(
-                secret, visibility, memory.session_key, memory.agent_id, memory.kind, values.get("text", memory.text)
-            )
-            taken = await tx.memories.by_scope_hash(principal.tenant_id, scope_hash)
-            free = taken is None or taken.memory_key == memory.memory_key
+            text_hash = scope_hash(secret, wanted)
+            await tx.memories.lock_texts(principal.tenant_id, [text_hash])
             now = self._clock.now()
+            free = await is_free(tx, memory, text_hash, now)
             changed = await tx.memories.update(
-                memory, values, scope_hash if free else None, principal.agent_id or principal.key_id, now
+                memory, values, text_hash if free else None, principal.agent_id or principal.key_id, now
             )
-            operation = await self._reindex(tx, memory, changed)
+            operation = await reindex(tx, memory, changed, now)
         if operation is not None:
             self._jobs.send(CONSOLIDATE, operation)
         return changed
 
-    async def _reindex(self, tx: UnitOfWork, before: Memory, after: Memory) -> str | None:
-        """Old vectors go in the same transaction, so an edited text is never found by what it said before."""
-        if (before.text, before.audience) == (after.text, after.audience):
-            await tx.memories.mark_segmented(after)
-            await tx.changes.add(
-                NewChange(ChangeKind.MEMORY, after.tenant_id, after.session_key, memory_key=after.memory_key)
-            )
-            return None
-        await tx.segments.remove_item(after.item)
-        return await self._promise(tx, after.tenant_id, [after])
-
-    async def _add_one(self, tx: UnitOfWork, principal: Principal, new: NewMemory, tokens: int, secret: bytes) -> Added:
+    async def _draft(self, tx: UnitOfWork, principal: Principal, new: NewMemory, tokens: int, now: datetime) -> Memory:
         session = await access.session(tx, principal, new.session_id) if new.session_id is not None else None
-        agent_id = new.agent_id or principal.agent_id
-        now = self._clock.now()
-        memory = Memory(
+        return Memory(
             memory_key=0,  # given by the database
             tenant_id=principal.tenant_id,
             memory_id=new.memory_id or new_id(),
             session_key=None if session is None else session.session_key,
             session_id=new.session_id,
-            agent_id=agent_id,
+            agent_id=new.agent_id or principal.agent_id,
             kind=new.kind,
             visibility=new.visibility,
             text=new.text,
@@ -156,38 +143,6 @@ class Memories:
             access_count=0,
             last_accessed_at=None,
         )
-        scope_hash = _scope_hash(secret, new.visibility, memory.session_key, agent_id, new.kind, new.text)
-        await self._release_expired(tx, principal.tenant_id, scope_hash)
-        stored = await tx.memories.add(memory, scope_hash, principal.agent_id or principal.key_id)
-        if stored is not None:
-            return Added(stored, deduplicated=False)
-        existing = await tx.memories.by_scope_hash(principal.tenant_id, scope_hash)
-        if existing is None or new.memory_id not in (None, existing.memory_id):
-            raise MemoryExists(f"the memory '{memory.memory_id}' exists: choose another memory_id, or PATCH it")
-        return Added(existing, deduplicated=True)
-
-    async def _release_expired(self, tx: UnitOfWork, tenant_id: str, scope_hash: bytes) -> None:
-        existing = await tx.memories.by_scope_hash(tenant_id, scope_hash)
-        if existing is None:
-            return
-        ends = [end for end in (existing.valid_to, existing.expires_at) if end is not None]
-        if ends and min(ends) <= self._clock.now():
-            await tx.memories.release_scope_hash(existing.memory_key)
-
-    async def _promise(self, tx: UnitOfWork, tenant_id: str, written: Sequence[Memory]) -> str | None:
-        for memory in written:
-            await tx.changes.add(
-                NewChange(ChangeKind.MEMORY, tenant_id, memory.session_key, memory_key=memory.memory_key)
-            )
-        operation_id, is_new = await tx.operations.enqueue(
-            tenant_id,
-            OperationKind.INDEX,
-            SUBJECT_MEMORIES,
-            self._clock.now(),
-            total=len(written),
-            unit="memories",
-        )
-        return operation_id if is_new else None
 
 
 def _check(principal: Principal, new: NewMemory) -> None:
@@ -208,17 +163,3 @@ def _check_visibility(visibility: MemoryVisibility, session_id: str | None, agen
         raise InvalidInput("a memory with the visibility 'session' needs a session_id")
     if visibility is MemoryVisibility.PRIVATE and agent_id is None:
         raise InvalidInput("a memory with the visibility 'private' needs an agent_id")
-
-
-def _seen(principal: Principal, memory_id: str, found: Memory | None) -> Memory:
-    reachable = found is not None and (found.session_id is None or principal.may_reach(found.session_id))
-    if found is None or not reachable or found.audience not in Scope.of(principal, None).audiences:
-        raise NotFound(f"there is no memory '{memory_id}'")
-    return found
-
-
-def _scope_hash(
-    secret: bytes, visibility: str, session_key: int | None, agent_id: str | None, kind: str, text: str
-) -> bytes:
-    owner = agent_id if visibility == MemoryVisibility.PRIVATE else None
-    return keyed_hash(secret, ["memory", visibility, session_key, owner, kind, text])

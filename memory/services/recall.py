@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from memory.domain.recall import EVENT_KIND, Degraded, EventRef, Recalled, Recal
 from memory.domain.sessions import Session
 from memory.ports.jobs import Clock
 from memory.ports.models import Embedder
-from memory.ports.storage import Storage
+from memory.ports.storage import Storage, UnitOfWork
 from memory.recall import budget
 from memory.recall.fusion import Fused, fuse
 from memory.recall.planner import read_question, tiers_instead, tiers_to_ask
@@ -25,6 +26,7 @@ from memory.recall.settings import RecallSettings
 from memory.services import access
 from memory.services.activity import Activity
 from memory.services.passages import Passages
+from memory.services.past import NO_PAST, FormerTexts, Past, past_of, shown
 from memory.services.usage import Usage
 from memory.tiers.base import Candidates, Conditions, Floats, Question, Tier
 
@@ -52,6 +54,7 @@ class Recall:
         passages: Passages,
         usage: Usage,
         activity: Activity,
+        former: FormerTexts,
         window_begin: Callable[[Session], int],
         settings: RecallSettings,
         clock: Clock,
@@ -62,6 +65,7 @@ class Recall:
         self._passages = passages
         self._usage = usage
         self._activity = activity
+        self._former = former
         self._window_begin = window_begin
         self._settings = settings
         self._clock = clock
@@ -82,10 +86,10 @@ class Recall:
             return (await embedding)[0]
 
         try:
-            scope = await self._scope(principal, request)
+            scope, past = await self._scope(principal, request)
             wanted = min(request.top_k * _SPARE, 400)
-            question = Question(text, vector, scope, self._conditions(request, outside), wanted, asked)
-            ranked = await self._ranked(question, request)
+            question = Question(text, vector, scope, self._conditions(request, outside, past), wanted, asked)
+            ranked = await self._ranked(question, request, past)
             found = await self._read(scope, request, ranked)
             query, reason = await embedding
         finally:
@@ -95,18 +99,21 @@ class Recall:
             return Recalled(results, (*ranked.degraded, Degraded("embedder", reason)))
         return Recalled(results, ranked.degraded)
 
-    def _conditions(self, request: RecallRequest, outside: int | None) -> Conditions:
+    def _conditions(self, request: RecallRequest, outside: int | None, past: Past) -> Conditions:
         return Conditions(
             now=self._clock.now().timestamp(),
             as_of=None if request.as_of is None else request.as_of.timestamp(),
             kinds=request.kinds,
             filter=request.filter,
             outside=outside,
+            shown=past.shown,
+            hidden=past.hidden,
         )
 
-    async def _scope(self, principal: Principal, request: RecallRequest) -> Scope:
+    async def _scope(self, principal: Principal, request: RecallRequest) -> tuple[Scope, Past]:
         async with self._storage.read() as tx:
-            return await access.scope(tx, principal, request.session_ids)
+            scope = await access.scope(tx, principal, request.session_ids)
+            return scope, NO_PAST if request.as_of is None else await past_of(tx, scope, request.as_of)
 
     async def _embedded(self, text: str) -> tuple[Floats | None, str | None]:
         """The vector, or why there is none."""
@@ -115,8 +122,10 @@ class Recall:
         except Retryable as error:  # words alone still find something; the caller is told
             return None, error.detail
 
-    async def _ranked(self, question: Question, request: RecallRequest) -> _Ranked:
+    async def _ranked(self, question: Question, request: RecallRequest, past: Past) -> _Ranked:
         found, degraded = await self._ask(question, request.tiers)
+        if TierName.LONGTERM in request.tiers:
+            found[0] = await self._former.beside(found[0], question, past.reworded)
         facts = read_question(question.text)
         fused = [fuse(facts, candidates) for candidates in found]
         items, scores, signals = _merged(found, fused)
@@ -124,7 +133,7 @@ class Recall:
             items, scores = items[scores >= request.threshold], scores[scores >= request.threshold]
         best = np.lexsort((items, -scores))[: question.wanted]
         kept = {name: values[best] for name, values in signals.items()}
-        return _Ranked(items[best].tolist(), scores[best], kept, tuple(degraded))
+        return _Ranked(items[best].tolist(), scores[best], kept, (*degraded, *past.degraded))
 
     async def _ask(self, question: Question, wanted: frozenset[TierName]) -> tuple[list[Candidates], list[Degraded]]:
         found: list[Candidates] = []
@@ -160,23 +169,21 @@ class Recall:
             outside = [e.item for e in events.values() if not self._hot(e, session_of.get(e.item), request.tiers)]
             semantic = await tx.segments.held_items(outside)
             if request.as_of is not None:
-                # Visible is what is so today *and* was so then: publishing a new text does not publish the old one.
-                now_visible = [memory for memory in memories.values() if _visible_memory(memory, scope)]
-                memories = {memory.item: memory for memory in await tx.memories.as_at(now_visible, request.as_of)}
+                memories = await _as_at(tx, memories, scope, request.as_of)
         results = []
         for place, item in enumerate(ranked.items):
             signals = {name: round(float(values[place]), 4) for name, values in ranked.signals.items()}
-            shown = {name: value for name, value in signals.items() if value == value} if request.explain else None
+            told = {name: value for name, value in signals.items() if value == value} if request.explain else None
             score = float(ranked.scores[place])
             if item in events and (session := session_of.get(item)):
                 if _visible_event(events[item], session, scope):
                     tier = self._fastest(events[item], session, item in semantic, request.tiers)
-                    results.append((item, _event_result(events[item], session, score, tier, shown)))
-            elif item in memories and _visible_memory(memories[item], scope):
+                    results.append((item, _event_result(events[item], session, score, tier, told)))
+            elif item in memories and shown(memories[item], scope):
                 tokens = None if request.as_of is None else self._passages.count(memories[item].text)
                 named = session_of.get(item)
                 session_id = memories[item].session_id if named is None else named.session_id
-                results.append((item, _memory_result(memories[item], session_id, tokens, score, shown)))
+                results.append((item, _memory_result(memories[item], session_id, tokens, score, told)))
         return results
 
     async def _fitted(
@@ -228,9 +235,11 @@ def _memory_shown(memory: Memory, scope: Scope) -> int | None:
     return None if memory.session_key is None else scope.shows_memory(memory.session_key, memory.memory_key)
 
 
-def _visible_memory(memory: Memory, scope: Scope) -> bool:
-    inside = memory.session_key is None or _memory_shown(memory, scope) is not None
-    return inside and memory.tenant_id == scope.tenant_id and memory.audience in scope.audiences
+async def _as_at(tx: UnitOfWork, found: Mapping[int, Memory], scope: Scope, moment: datetime) -> dict[int, Memory]:
+    """Visible is what is so today *and* was so then: publishing a new text does not publish the old one."""
+    now_visible = [memory for memory in found.values() if shown(memory, scope)]
+    then = await tx.versions.as_at(now_visible, moment)
+    return {memory.item: memory for memory in then if memory.valid_at(moment)}
 
 
 def _event_result(

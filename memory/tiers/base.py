@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memory.domain.ids import ItemId
 from memory.domain.principals import Scope
 from memory.domain.recall import Filter, TierName
 
@@ -27,6 +28,7 @@ class Conditions:
     """What an item must be to count as a match, apart from being visible. Times: seconds since the epoch.
 
     `outside`: shared events from this seq on do not count: the one session that is asked has them in its window.
+    `shown`, `hidden`: memories that were (not) valid as of then, whatever their present rows say.
     """
 
     now: float
@@ -34,6 +36,8 @@ class Conditions:
     kinds: frozenset[str] | None = None
     filter: Filter | None = None
     outside: int | None = None
+    shown: frozenset[ItemId] = frozenset()
+    hidden: frozenset[ItemId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

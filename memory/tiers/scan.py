@@ -6,15 +6,15 @@ indexes are being rebuilt.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.domain.events import Event
+from memory.domain.events import Event, Metadata
 from memory.domain.principals import SHARED, Scope
-from memory.domain.recall import EVENT_KIND, FieldTest, evaluate
+from memory.domain.recall import EVENT_KIND, Filter, evaluate
 from memory.tiers.base import NEIGHBOURS, Candidates, Conditions, Floats, Population
 
 _WORD = re.compile(r"[^\W_]+")
@@ -58,6 +58,21 @@ def indexed_text(author: str | None, text: str) -> str:
     LoCoMo's recall@10: .855 with the name, .847 without.
     """
     return text if author is None else f"{author} {text}"
+
+
+def passes(condition: Filter, metadata: Metadata, facts: Mapping[str, object]) -> bool:
+    """`facts`: the values of a filter's fields but for `metadata.…`."""
+    # numpy's bool, because `~True` of a plain bool is -2
+    return bool(evaluate(condition, lambda test: np.bool_(test.holds(_value(test.field, metadata, facts)))))
+
+
+def _value(field: str, metadata: Metadata, facts: Mapping[str, object]) -> object:
+    if not field.startswith("metadata."):
+        return facts[field]
+    value: object = metadata
+    for part in field.split(".")[1:]:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def asks(text: str) -> bool:
@@ -111,20 +126,11 @@ def _accepted(event: Event, conditions: Conditions, session_id: str | None) -> b
         return False
     if conditions.filter is None:
         return True
-    # numpy's bool, because `~True` of a plain bool is -2
-    return bool(evaluate(conditions.filter, lambda test: np.bool_(test.holds(_value(event, test, session_id)))))
-
-
-def _value(event: Event, test: FieldTest, session_id: str | None) -> object:
-    if test.field.startswith("metadata."):
-        value: object = event.metadata
-        for part in test.field.split(".")[1:]:
-            value = value.get(part) if isinstance(value, dict) else None
-        return value
-    return {
+    facts = {
         "role": event.role.value,
         "agent_id": event.agent_id,
         "kind": EVENT_KIND,
         "created_at": event.created_at.timestamp(),
         "session_id": session_id,
-    }[test.field]
+    }
+    return passes(conditions.filter, event.metadata, facts)

@@ -10,7 +10,7 @@ from memory.domain.errors import NotFound, PreconditionFailed, SequenceConflict,
 from memory.domain.events import Appended, EventVisibility, Role
 from memory.domain.memories import MemoryVisibility
 from memory.domain.operations import Operation, OperationKind, OperationState, Progress, Receipt
-from memory.services.memories import Added
+from memory.services.keeping import Added
 
 NOON = "2026-03-31T12:00:00Z"
 
@@ -241,6 +241,9 @@ def test_a_memory_is_shown_whole_with_its_etag(client: Any) -> None:
         "updated_at": NOON,
         "access_count": 0,
         "last_accessed_at": None,
+        "superseded_by": None,
+        "supersedes": None,
+        "near_duplicate_of": None,
     }
 
 

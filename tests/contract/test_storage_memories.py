@@ -48,7 +48,7 @@ async def test_what_is_absent_is_none(storage):
         assert await tx.memories.locked(TENANT, "m") is None
         assert await tx.memories.by_scope_hash(TENANT, b"") is None
         assert await tx.memories.by_keys([]) == []
-        assert await tx.memories.as_at([], NOW) == []
+        assert await tx.versions.as_at([], NOW) == []
         assert await tx.memories.count(TENANT) == 0
         await tx.memories.used({}, NOW)
 
@@ -113,8 +113,9 @@ async def test_every_version_is_kept(storage):
         key = first.memory_key
         before = NOW - timedelta(microseconds=1)
         asked = [before, NOW, later[1] - timedelta(microseconds=1), later[1], later[3]]
-        found = [await tx.memories.as_at([third], moment) for moment in asked]
-        assert [[m.text for m in memories] for memories in found] == [[], ["one"], ["one"], ["two"], ["two"]]
+        found = [await tx.versions.as_at([third], moment) for moment in asked]
+        assert [[m.text for m in memories] for memories in found] == [["one"], ["one"], ["one"], ["two"], ["two"]]
+        assert [m.valid_to for memories in found for m in memories] == [None] * 4 + [NOW]
         assert {m.memory_key for memories in found for m in memories} == {key}
 
 

@@ -1,16 +1,18 @@
 """Memories, with a row for every version."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from memory.adapters.sql import rows
+from memory.adapters.sql import rows, versions
 from memory.adapters.sql.lineages import memories_in_any
-from memory.adapters.sql.statements import Lookup, one_of, upsert
+from memory.adapters.sql.statements import Lookup, is_postgresql, one_of, upsert
 from memory.adapters.sql.tables import memories, memory_versions, segments, sessions
 from memory.domain.ids import memory_item
 from memory.domain.lineage import Lineage
@@ -21,11 +23,21 @@ _SELECT = sa.select(memories, sessions.c.session_id).outerjoin(
     sessions, sessions.c.session_key == memories.c.session_key
 )
 _BY_KEYS = Lookup(_SELECT, memories.c.memory_key)
+_LOCK_TEXTS = sa.text("SELECT pg_advisory_xact_lock(place) FROM unnest(:places) AS place").bindparams(
+    sa.bindparam("places", type_=postgresql.ARRAY(sa.BigInteger))
+)
+_STRIPES = 64
+"""Of a tenant's texts; a batch holds as many locks at most, whatever its length."""
 
 
 class SqlMemories:
     def __init__(self, connection: AsyncConnection) -> None:
         self._db = connection
+
+    async def lock_texts(self, tenant_id: str, scope_hashes: Collection[bytes]) -> None:
+        if is_postgresql(self._db) and scope_hashes:  # SQLite has one writer anyway
+            places = sorted({_stripe(tenant_id, scope_hash) for scope_hash in scope_hashes})
+            await self._db.execute(_LOCK_TEXTS, {"places": places})
 
     async def add(self, memory: Memory, scope_hash: bytes, by: str | None) -> Memory | None:
         values = asdict(memory)
@@ -40,7 +52,7 @@ class SqlMemories:
         if memory_key is None:
             return None
         stored = (await self.by_keys([memory_key]))[0]
-        await self._keep_version(stored, by, stored.created_at)
+        await versions.keep(self._db, stored, by, stored.created_at)
         return stored
 
     async def get(self, tenant_id: str, memory_id: str) -> Memory | None:
@@ -86,28 +98,46 @@ class SqlMemories:
         return [rows.memory(row) for row in await self._db.execute(query)]
 
     async def update(
-        self, memory: Memory, changes: Mapping[str, Any], scope_hash: bytes | None, by: str | None, now: datetime
+        self,
+        memory: Memory,
+        changes: Mapping[str, Any],
+        scope_hash: bytes | None,
+        by: str | None,
+        now: datetime,
+        reason: str | None = None,
     ) -> Memory:
         await self._db.execute(
             memories.update()
             .where(memories.c.memory_key == memory.memory_key)
-            .values(**changes, scope_hash=scope_hash, version=memory.version + 1, updated_at=now)
+            .values(**changes, **self._segmented(memory, changes), scope_hash=scope_hash, updated_at=now)
+            .values(version=memory.version + 1)
         )
         stored = (await self.by_keys([memory.memory_key]))[0]
-        await self._keep_version(stored, by, now)
+        await versions.keep(self._db, stored, by, now, reason)
         return stored
 
-    async def as_at(self, current: Sequence[Memory], moment: datetime) -> list[Memory]:
-        query = (
-            sa.select(memory_versions)
-            .where(
-                one_of(self._db, memory_versions.c.memory_key, [memory.memory_key for memory in current]),
-                memory_versions.c.changed_at <= moment,
-            )
-            .order_by(memory_versions.c.memory_key, memory_versions.c.version)
+    def _segmented(self, memory: Memory, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The new version has its segments if the one before had them and no text changed, nor who may see it."""
+        if all(
+            changes.get(name, value) == value
+            for name, value in (("text", memory.text), ("visibility", memory.visibility))
+        ):
+            had = memories.c.segmented_version == memories.c.version
+            return {"segmented_version": sa.case((had, memory.version + 1), else_=memories.c.segmented_version)}
+        return {}
+
+    async def successor(self, memory: Memory) -> Memory | None:
+        first = sa.select(memories.c.memory_id, memories.c.superseded_by).where(
+            memories.c.tenant_id == memory.tenant_id, memories.c.memory_id == memory.superseded_by
         )
-        versions = {row.memory_key: row for row in await self._db.execute(query)}
-        return [_as(memory, versions[memory.memory_key]) for memory in current if memory.memory_key in versions]
+        chain = first.cte("chain", recursive=True)
+        following = sa.select(memories.c.memory_id, memories.c.superseded_by).where(
+            memories.c.tenant_id == memory.tenant_id, memories.c.memory_id == chain.c.superseded_by
+        )
+        chain = chain.union(following)
+        last = sa.select(chain.c.memory_id).where(chain.c.superseded_by.is_(None)).scalar_subquery()
+        query = _SELECT.where(memories.c.tenant_id == memory.tenant_id, memories.c.memory_id == last)
+        return await self._one(query.with_for_update(of=memories))
 
     async def unsegmented(self, tenant_id: str, limit: int) -> list[Memory]:
         query = _SELECT.where(memories.c.tenant_id == tenant_id, memories.c.segmented_version < memories.c.version)
@@ -118,6 +148,36 @@ class SqlMemories:
         await self._db.execute(
             memories.update().where(memories.c.memory_key == memory.memory_key).values(segmented_version=memory.version)
         )
+
+    async def uncompared(self, tenant_id: str, space: str, limit: int) -> list[Memory]:
+        waiting = sa.exists().where(
+            segments.c.item == memories.c.memory_key * 2 + 1, segments.c.space == space, segments.c.vector.is_(None)
+        )
+        query = _SELECT.where(
+            memories.c.tenant_id == tenant_id,
+            sa.text("NOT memories.compared"),
+            memories.c.segmented_version == memories.c.version,
+            sa.not_(waiting),
+        )
+        query = query.order_by(memories.c.memory_key).limit(limit)
+        return [rows.memory(row) for row in await self._db.execute(query)]
+
+    async def mark_compared(self, memory: Memory, near_duplicate_of: str | None) -> bool:
+        statement = memories.update().where(
+            memories.c.memory_key == memory.memory_key, memories.c.version == memory.version
+        )
+        marked = await self._db.execute(statement.values(compared=True, near_duplicate_of=near_duplicate_of))
+        return marked.rowcount == 1
+
+    async def compare_again(self, memory: Memory) -> None:
+        repeating = sa.and_(memories.c.tenant_id == memory.tenant_id, memories.c.near_duplicate_of == memory.memory_id)
+        for which in (repeating, memories.c.memory_key == memory.memory_key):
+            await self._db.execute(memories.update().where(which).values(compared=False, near_duplicate_of=None))
+
+    async def originals(self, memory_keys: Sequence[int]) -> list[Memory]:
+        first = sa.and_(memories.c.compared, memories.c.near_duplicate_of.is_(None))
+        query = _SELECT.where(one_of(self._db, memories.c.memory_key, memory_keys), first)
+        return [rows.memory(row) for row in await self._db.execute(query)]
 
     async def used(self, uses: Mapping[int, int], now: datetime) -> None:
         if not uses:
@@ -130,6 +190,9 @@ class SqlMemories:
         await self._db.execute(statement, [{"used": key, "times": times} for key, times in uses.items()])
 
     async def purge(self, memory_key: int) -> dict[str, int]:
+        for memory in await self.by_keys([memory_key]):
+            await self.compare_again(memory)
+            await self._close_gap(memory)
         of_memory = segments.c.item == memory_item(memory_key)
         vectors = sa.select(sa.func.count()).where(of_memory, segments.c.vector.is_not(None))
         counts = {"vectors": (await self._db.execute(vectors)).scalar_one()}
@@ -137,6 +200,12 @@ class SqlMemories:
         for table in (memory_versions, memories):
             deleted = await self._db.execute(table.delete().where(table.c.memory_key == memory_key))
         return counts | {"memories": deleted.rowcount}
+
+    async def _close_gap(self, memory: Memory) -> None:
+        """What it took the place of is superseded by what took its own."""
+        if memory.superseded_by is not None:
+            before = sa.and_(memories.c.tenant_id == memory.tenant_id, memories.c.superseded_by == memory.memory_id)
+            await self._db.execute(memories.update().where(before).values(superseded_by=memory.superseded_by))
 
     async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[Memory]:
         source = memories.c.source["session_id"].as_string()
@@ -164,25 +233,10 @@ class SqlMemories:
         row = (await self._db.execute(query)).one_or_none()
         return None if row is None else rows.memory(row)
 
-    async def _keep_version(self, memory: Memory, by: str | None, now: datetime) -> None:
-        await self._db.execute(
-            memory_versions.insert().values(
-                memory_key=memory.memory_key,
-                version=memory.version,
-                text=memory.text,
-                metadata=memory.metadata,
-                visibility=memory.visibility,
-                valid_to=memory.valid_to,
-                pinned=memory.pinned,
-                changed_at=now,
-                changed_by=by,
-            )
-        )
 
-
-def _as(memory: Memory, version: rows.Row) -> Memory:
-    visibility = MemoryVisibility(version.visibility)
-    return replace(memory, text=version.text, metadata=version.metadata, visibility=visibility, version=version.version)
+def _stripe(tenant_id: str, scope_hash: bytes) -> int:
+    stripe = f"{tenant_id}:{scope_hash[0] % _STRIPES}"
+    return int.from_bytes(hashlib.blake2b(stripe.encode(), digest_size=8).digest(), signed=True)
 
 
 def _by_id(tenant_id: str, memory_id: str) -> sa.Select[Any]:

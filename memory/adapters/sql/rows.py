@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.events import Event, EventVisibility, Role
 from memory.domain.lineage import Stretch
-from memory.domain.memories import Memory, MemoryKind, MemorySource, MemoryVisibility
+from memory.domain.memories import Memory, MemoryKind, MemorySource, MemoryVersion, MemoryVisibility
 from memory.domain.operations import Operation, OperationKind, OperationState, Progress
 from memory.domain.principals import Key, KeyScope
 from memory.domain.segments import Cluster, TierSegment
@@ -38,12 +38,19 @@ def event(row: Row) -> Event:
 def memory(row: Row) -> Memory:
     """A row of `memories`, with `session_id` where it was joined."""
     values: dict[str, Any] = {"session_id": None, **row._mapping}
-    del values["segmented_version"], values["scope_hash"], values["session_seq"]
+    for name in ("segmented_version", "scope_hash", "session_seq", "compared", "reworded", "visibility_now"):
+        values.pop(name, None)
     values["kind"] = MemoryKind(values["kind"])
     values["visibility"] = MemoryVisibility(values["visibility"])
     source = values["source"]
     values["source"] = source and MemorySource(source["session_id"], tuple(source["event_ids"]))
     return Memory(**values)
+
+
+def memory_version(row: Row) -> MemoryVersion:
+    values = dict(row._mapping)
+    del values["memory_key"]
+    return MemoryVersion(**values | {"visibility": MemoryVisibility(values["visibility"])})
 
 
 def operation(row: Row) -> Operation:

@@ -94,6 +94,25 @@ class SqlSegments:
         )
         await self._db.execute(statement, [{"key": k, "new_vector": v} for k, v in vectors.items()])
 
+    async def sign(self, space: str, signatures: Mapping[ItemId, int]) -> None:
+        if not signatures:
+            return
+        statement = segments.update().where(
+            segments.c.item == sa.bindparam("signed_item"), segments.c.space == space, segments.c.ordinal == 0
+        )
+        values = [{"signed_item": item, "signed": signature} for item, signature in signatures.items()]
+        await self._db.execute(statement.values(signature=sa.bindparam("signed")), values)
+
+    async def signatures(self, tenant_id: str, space: str, after_key: int) -> list[tuple[int, ItemId, int]]:
+        query = sa.select(segments.c.segment_key, segments.c.item, segments.c.signature).where(
+            segments.c.tenant_id == tenant_id,
+            segments.c.segment_key > after_key,
+            segments.c.signature.is_not(None),
+            segments.c.space == space,
+        )
+        found = await self._db.execute(query.order_by(segments.c.segment_key))
+        return [(row.segment_key, row.item, row.signature) for row in found]
+
     async def newest(self, session_key: int, space: str, limit: int) -> list[TierSegment]:
         return await self._tier(session_key, space, segments.c.semantic.is_(None), limit)
 
@@ -181,6 +200,7 @@ class SqlSegments:
             PendingSegment(
                 row.segment_key,
                 row.item,
+                row.ordinal,
                 row.seq,
                 row.content_hash,
                 texts[row.item][row.char_start : row.char_end],

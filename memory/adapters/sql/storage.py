@@ -30,6 +30,7 @@ from memory.adapters.sql.sessions import SqlSessions
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.summaries import SqlSummaries
 from memory.adapters.sql.turns import SqlTurns
+from memory.adapters.sql.versions import SqlVersions
 from memory.adapters.sql.writer_queue import WriterQueue
 
 _WAL_TRIES = 100
@@ -47,6 +48,7 @@ class SqlUnitOfWork:
         self.sessions = SqlSessions(connection)
         self.events = SqlEvents(connection)
         self.memories = SqlMemories(connection)
+        self.versions = SqlVersions(connection)
         self.segments = SqlSegments(connection)
         self.clusters = SqlClusters(connection)
         self.summaries = SqlSummaries(connection)

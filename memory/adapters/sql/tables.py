@@ -42,6 +42,11 @@ def _key(name: str) -> sa.Column[int]:
     return sa.Column(name, Key, primary_key=True, autoincrement=True)
 
 
+def _few(name: str, *columns: str, where: str) -> sa.Index:
+    """Of the few rows for which `where` holds: a query that says it in the same words reads no others."""
+    return sa.Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+
+
 def _session_key(*, nullable: bool = False, index: bool = False) -> sa.Column[int]:
     return sa.Column("session_key", Key, nullable=nullable, index=index)
 
@@ -159,8 +164,18 @@ memories = sa.Table(
     sa.Column("updated_at", Instant, nullable=False),
     sa.Column("access_count", sa.BigInteger, nullable=False, default=0),
     sa.Column("last_accessed_at", Instant),
+    sa.Column("superseded_by", Id, comment="the memory_id of what took its place"),
+    sa.Column("supersedes", Id),
+    sa.Column("near_duplicate_of", Id, comment="the memory_id of one that says the same in slightly other words"),
+    sa.Column("compared", sa.Boolean, nullable=False, server_default=sa.false(), comment="with others of its scope"),
     sa.UniqueConstraint("tenant_id", "memory_id"),
     sa.UniqueConstraint("tenant_id", "scope_hash"),
+    _few("ix_memories_unsegmented", "tenant_id", "memory_key", where="segmented_version < version"),
+    _few("ix_memories_uncompared", "tenant_id", "memory_key", where="NOT compared"),
+    _few("ix_memories_superseded_by", "tenant_id", "superseded_by", where="superseded_by IS NOT NULL"),
+    _few("ix_memories_near_duplicate_of", "tenant_id", "near_duplicate_of", where="near_duplicate_of IS NOT NULL"),
+    _few("ix_memories_changed", "tenant_id", "updated_at", where="version > 1 OR valid_from IS NOT NULL"),
+    _few("ix_memories_expires_at", "expires_at", where="expires_at IS NOT NULL"),
     sqlite_autoincrement=True,
 )
 
@@ -174,8 +189,10 @@ memory_versions = sa.Table(
     sa.Column("visibility", sa.String(16), nullable=False),
     sa.Column("valid_to", Instant),
     sa.Column("pinned", sa.Boolean, nullable=False),
+    sa.Column("superseded_by", Id),
     sa.Column("changed_at", Instant, nullable=False),
     sa.Column("changed_by", Id),
+    sa.Column("reason", sa.Text),
 )
 
 clusters = sa.Table(
@@ -205,6 +222,7 @@ segments = sa.Table(
     sa.Column("content_hash", sa.LargeBinary, nullable=False),
     sa.Column("space", sa.String(128), nullable=False),
     sa.Column("vector", sa.LargeBinary, comment="float16; null until embedded"),
+    sa.Column("signature", sa.BigInteger, comment="of a memory's first segment: like vectors have like signatures"),
     sa.Column("cluster_key", Key, sa.ForeignKey("clusters.cluster_key"), index=True),
     sa.Column("semantic", sa.Boolean, comment="held by the semantic tier; null until it has seen the segment"),
     sa.Column("uses", sa.Integer, nullable=False, default=0),
@@ -212,13 +230,8 @@ segments = sa.Table(
     sa.UniqueConstraint("item", "space", "ordinal"),
     sa.Index("ix_segments_session_key_seq", "session_key", "seq"),
     sa.Index("ix_segments_content", "tenant_id", "space", "content_hash"),
-    sa.Index(
-        "ix_segments_pending",
-        "session_key",
-        "segment_key",
-        sqlite_where=sa.text("vector IS NULL"),
-        postgresql_where=sa.text("vector IS NULL"),
-    ),
+    _few("ix_segments_pending", "session_key", "segment_key", where="vector IS NULL"),
+    _few("ix_segments_signed", "tenant_id", "segment_key", where="signature IS NOT NULL"),
     sqlite_autoincrement=True,
 )
 

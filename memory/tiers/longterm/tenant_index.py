@@ -203,6 +203,9 @@ class TenantIndex:
         matching = self.catalogue.valid_at(rows, moment)
         if conditions.as_of is not None:
             matching &= self.catalogue.column("created_at")[rows] <= conditions.as_of
+            items = self.catalogue.column("item")[rows]
+            matching |= np.isin(items, list(conditions.shown))
+            matching &= ~np.isin(items, list(conditions.hidden))
         if conditions.outside is not None:
             shared = self.catalogue.column("audience")[rows] == self.catalogue.audiences.codes.get(SHARED, -1)
             matching &= ~(shared & (self.catalogue.column("seq")[rows] >= conditions.outside))

@@ -1,0 +1,86 @@
+"""How is a memory kept? Once per text and scope, in the change feed, and promised to the workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from memory.domain.changes import ChangeKind, NewChange
+from memory.domain.errors import MemoryExists, NotFound
+from memory.domain.memories import Memory, MemoryVisibility
+from memory.domain.operations import OperationKind
+from memory.domain.principals import Principal, Scope
+from memory.ports.storage import UnitOfWork
+from memory.services.secrets import keyed_hash
+from memory.services.tasks import SUBJECT_MEMORIES
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """`deduplicated`: the text was there already in the same scope; this is the existing memory."""
+
+    memory: Memory
+    deduplicated: bool
+
+
+def seen(principal: Principal, memory_id: str, found: Memory | None) -> Memory:
+    """Raises NotFound for what the caller may not see: it does not exist for it."""
+    reachable = found is not None and (found.session_id is None or principal.may_reach(found.session_id))
+    if found is None or not reachable or found.audience not in Scope.of(principal, None).audiences:
+        raise NotFound(f"there is no memory '{memory_id}'")
+    return found
+
+
+def scope_hash(secret: bytes, memory: Memory) -> bytes:
+    """The same for the same text in the same scope, which it names."""
+    owner = memory.agent_id if memory.visibility == MemoryVisibility.PRIVATE else None
+    scope = ["memory", memory.visibility, memory.session_key, owner, memory.kind, memory.text]
+    return keyed_hash(secret, scope)
+
+
+async def keep(tx: UnitOfWork, memory: Memory, text_hash: bytes, by: str | None, now: datetime) -> Added:
+    """Stores it unless its text is there in its scope. The caller holds the lock on the text (`lock_texts`).
+
+    Raises MemoryExists when another text has its memory_id.
+    """
+    await is_free(tx, memory, text_hash, now)
+    stored = await tx.memories.add(memory, text_hash, by)
+    if stored is not None:
+        return Added(stored, deduplicated=False)
+    existing = await tx.memories.by_scope_hash(memory.tenant_id, text_hash)
+    if existing is None:
+        raise MemoryExists(f"the memory '{memory.memory_id}' exists: choose another memory_id, or PATCH it")
+    return Added(existing, deduplicated=True)
+
+
+async def is_free(tx: UnitOfWork, memory: Memory, text_hash: bytes, now: datetime) -> bool:
+    """Whether no other memory has this text in its scope. One that has ended gives it up."""
+    existing = await tx.memories.by_scope_hash(memory.tenant_id, text_hash)
+    if existing is None or existing.memory_key == memory.memory_key:
+        return True
+    if not existing.ended(now):
+        return False
+    await tx.memories.release_scope_hash(existing.memory_key)
+    return True
+
+
+async def reindex(tx: UnitOfWork, before: Memory, after: Memory, now: datetime) -> str | None:
+    """Old vectors go in the same transaction, so an edited text is never found by what it said before."""
+    if (before.text, before.audience) == (after.text, after.audience):
+        await tx.changes.add(changed(after))
+        return None
+    await tx.segments.remove_item(after.item)
+    await tx.memories.compare_again(after)
+    return await promise(tx, after.tenant_id, [after], now)
+
+
+async def promise(tx: UnitOfWork, tenant_id: str, written: Sequence[Memory], now: datetime) -> str | None:
+    """The operation to send after the commit; None: one is under way that will see to it."""
+    await tx.changes.add(*(changed(memory) for memory in written))
+    operation_id, is_new = await tx.operations.enqueue(
+        tenant_id, OperationKind.INDEX, SUBJECT_MEMORIES, now, total=len(written), unit="memories"
+    )
+    return operation_id if is_new else None
+
+
+def changed(memory: Memory) -> NewChange:
+    return NewChange(ChangeKind.MEMORY, memory.tenant_id, memory.session_key, memory_key=memory.memory_key)

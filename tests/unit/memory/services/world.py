@@ -1,0 +1,67 @@
+"""Memories over any database, with a clock that stands still and quick stand-ins for the models; no index, no tier."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from memory.adapters.jobs.recording import RecordingQueue
+from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
+from memory.domain.operations import UNFINISHED
+from memory.domain.principals import Principal
+from memory.ports.storage import Storage
+from memory.services.consolidation import Consolidation
+from memory.services.duplicates import Duplicates
+from memory.services.history import History
+from memory.services.memories import Memories
+from memory.services.secrets import TenantSecrets
+from memory.testing import SettableClock, WordHashEmbedder, WordTokenizer
+
+ME = Principal("acme", agent_id="ann")
+LEASE = timedelta(minutes=1)
+
+
+def memory(text, **options):
+    kind = options.pop("kind", MemoryKind.FACT)
+    return NewMemory(text, kind, options.pop("visibility", MemoryVisibility.TENANT), **options)
+
+
+@dataclass
+class World:
+    storage: Storage
+    clock: SettableClock = field(default_factory=SettableClock)
+
+    embedder: WordHashEmbedder = field(default_factory=lambda: WordHashEmbedder(384))
+
+    def __post_init__(self):
+        secrets, tokenizer = TenantSecrets(self.storage, self.clock), WordTokenizer()
+        self.jobs = RecordingQueue()
+        self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock)
+        self.history = History(self.storage, tokenizer, self.jobs, secrets, self.clock)
+        self.duplicates = Duplicates(self.storage, self.embedder.space, self.clock, LEASE, 0.9)
+        self.consolidation = Consolidation(
+            storage=self.storage,
+            embedder=self.embedder,
+            tokenizer=tokenizer,
+            tiers=(),
+            jobs=self.jobs,
+            secrets=secrets,
+            clock=self.clock,
+            lease=LEASE,
+            duplicates=self.duplicates,
+        )
+
+    async def add(self, *texts, **options):
+        added = await self.memories.add(ME, [memory(text, **options) for text in texts])
+        return [one.memory.memory_id for one in added]
+
+    async def work(self):
+        for _ in range(9):
+            async with self.storage.read() as tx:
+                left = await tx.operations.page("acme", states=UNFINISHED, after_id=None, limit=9)
+            for operation in left:
+                for step in (self.consolidation.consolidate, self.consolidation.embed, self.consolidation.evict):
+                    await step(operation.operation_id)
+            if not left:
+                return
+
+    async def get(self, memory_id):
+        return await self.memories.get(ME, memory_id)
