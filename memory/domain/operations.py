@@ -11,6 +11,14 @@ class OperationKind(StrEnum):
     PURGE = "purge"
 
 
+class IndexName(StrEnum):
+    """An index that can be rebuilt and verified by itself."""
+
+    VECTORS = "vectors"
+    LEXICAL = "lexical"
+    SEMANTIC = "semantic"
+
+
 class OperationState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"

@@ -1,15 +1,15 @@
-"""Both vector indexes answer the same: what is right is computed here by hand, in float64."""
+"""All vector indexes answer the same: what is right is computed here by hand, in float64."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memory.adapters.files import replaced
-from memory.adapters.vectors.faiss_index import FaissIndexes
+from memory.adapters.vectors.faiss_index import FaissIndexes, Sizes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.domain.errors import IndexDamaged
 from memory.ports.indexes import VectorIndex, VectorIndexes
@@ -17,9 +17,16 @@ from memory.ports.indexes import VectorIndex, VectorIndexes
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(params=[FlatIndexes, FaissIndexes], ids=["flat", "faiss"])
+MAKERS: dict[str, Callable[[], VectorIndexes]] = {
+    "flat": FlatIndexes,
+    "faiss": FaissIndexes,
+    "faiss-chunks": lambda: FaissIndexes(Sizes(chunk_rows=7)),
+}
+
+
+@pytest.fixture(params=MAKERS)
 def indexes(request: pytest.FixtureRequest) -> VectorIndexes:
-    return request.param()
+    return MAKERS[request.param]()
 
 
 def unit(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -135,26 +142,73 @@ def test_scores_and_vectors_follow_the_order_asked(indexes):
     assert index.vectors(np.zeros(0, np.int64)).shape == (0, 24)
 
 
-def test_keep_renumbers_and_forgets_the_others(indexes, tmp_path: Path):
+def keep(index: VectorIndex, rows: list[int]) -> None:
+    work = index.keeping(np.array(rows, np.int64))
+    work.prepare()
+    assert work.finish()
+
+
+def content(folder: Path, names: Sequence[str]) -> bytes:
+    return b"".join((folder / name).read_bytes() for name in names)
+
+
+def test_only_kept_rows_stay_and_are_renumbered(indexes, tmp_path: Path):
     vectors = unit(30, 8)
     index = filled(indexes, vectors)
-    index.keep(np.array([20, 3, 7]))
+    keep(index, [3, 7, 20])
     assert len(index) == 3
-    np.testing.assert_array_equal(index.vectors(np.arange(3)), half(vectors[[20, 3, 7]]))
-    index.save(tmp_path / "v")
-    saved = (tmp_path / "v").read_bytes()
+    np.testing.assert_array_equal(index.vectors(np.arange(3)), half(vectors[[3, 7, 20]]))
+    saved = content(tmp_path, index.snapshot().write(tmp_path))
     assert vectors[3].astype(np.float16).tobytes() in saved
     assert vectors[4].astype(np.float16).tobytes() not in saved
     index.add(vectors[:2])
     assert len(index) == 5
-    index.keep(np.zeros(0, np.int64))
+    keep(index, [])
     assert len(index) == 0
+
+
+def test_rows_that_come_while_a_compaction_is_prepared_follow_the_kept_ones(indexes):
+    vectors = unit(30, 8)
+    index = filled(indexes, vectors[:20])
+    work = index.keeping(np.array([1, 5, 19]))
+    index.add(vectors[20:25])
+    work.prepare()
+    index.add(vectors[25:])
+    index.blank(np.array([5, 27]))
+    assert work.finish()
+    expected = half(vectors[[1, 5, 19, *range(20, 30)]])
+    expected[[1, 10]] = 0
+    np.testing.assert_array_equal(index.vectors(np.arange(13)), expected)
+
+
+def test_of_two_compactions_the_second_changes_nothing(indexes):
+    index = filled(indexes, unit(30, 8))
+    first, second = index.keeping(np.arange(10)), index.keeping(np.arange(5))
+    first.prepare()
+    second.prepare()
+    assert first.finish()
+    assert not second.finish()
+    assert len(index) == 10
+
+
+def test_blanked_rows_are_zeros_and_their_bytes_are_in_no_file_of_the_next_save(indexes, tmp_path: Path):
+    vectors, query = unit(30, 8), unit(1, 8, seed=1)[0]
+    index = filled(indexes, vectors)
+    before = index.snapshot()
+    index.blank(np.array([4, 29]))
+    index.blank(np.zeros(0, np.int64))
+    saved = content(tmp_path, index.snapshot().write(tmp_path))
+    assert len(index) == 30
+    assert index.scores(query, np.array([29, 4])).tolist() == [0.0, 0.0]
+    assert not any(vectors[row].astype(np.float16).tobytes() in saved for row in (4, 29))
+    assert all(vectors[row].astype(np.float16).tobytes() in saved for row in (3, 5, 28))
+    assert vectors[4].astype(np.float16).tobytes() in content(tmp_path, before.write(tmp_path))
 
 
 @pytest.mark.parametrize("rows", [[-1], [5], [0, 99]])
 def test_a_row_that_does_not_exist_is_an_error(indexes, rows):
     index = filled(indexes, unit(5, 4))
-    for call in (index.vectors, index.keep, lambda r: index.scores(unit(1, 4)[0], r)):
+    for call in (index.vectors, index.blank, index.keeping, lambda r: index.scores(unit(1, 4)[0], r)):
         with pytest.raises(IndexError):
             call(np.array(rows))
     assert len(index) == 5
@@ -172,97 +226,109 @@ def test_wrong_shapes_are_errors(indexes):
         index.search(unit(1, 4)[0], 1, np.ones(4, np.bool_))
 
 
+def saved(indexes: VectorIndexes, folder: Path, vectors: np.ndarray) -> list[str]:
+    return list(filled(indexes, vectors).snapshot().write(folder))
+
+
 @pytest.mark.parametrize("n", [0, 1, 300])
 def test_a_saved_index_answers_the_same(indexes, tmp_path: Path, n):
     index, query = filled(indexes, unit(n, 12)), unit(1, 12, seed=3)[0]
-    index.save(tmp_path / "vectors")
-    loaded = indexes.load(tmp_path / "vectors", 12)
+    loaded = indexes.load(tmp_path, index.snapshot().write(tmp_path), 12)
     assert len(loaded) == n
     before, after = index.search(query, 7), loaded.search(query, 7)
-    assert before.rows.tolist() == after.rows.tolist()
-    assert before.scores.tolist() == after.scores.tolist()
-    loaded.add(unit(2, 12))
-    assert len(loaded) == n + 2
+    assert after.rows.tolist() == before.rows.tolist()
+    assert after.scores.tolist() == before.scores.tolist()
+    for one in (index, loaded):  # the one that has saved and the one that was loaded go on
+        one.add(unit(2, 12))
+        one.blank(np.arange(len(one) - 1))
+        assert len(one) == n + 2
 
 
-def test_saving_replaces_the_file_and_only_the_owner_reads_it(indexes, tmp_path: Path):
-    filled(indexes, unit(3, 4)).save(tmp_path / "v")
-    filled(indexes, unit(4, 4)).save(tmp_path / "v")
-    assert [path.name for path in tmp_path.iterdir()] == ["v"]
-    assert (tmp_path / "v").stat().st_mode & 0o777 == 0o600
-    assert len(indexes.load(tmp_path / "v", 4)) == 4
+def test_a_snapshot_is_the_index_of_its_moment(indexes, tmp_path: Path):
+    vectors = unit(40, 12)
+    index = filled(indexes, vectors[:25])
+    snapshot = index.snapshot()
+    index.add(vectors[25:])
+    index.blank(np.array([0]))
+    keep(index, [30, 31])
+    loaded = indexes.load(tmp_path, snapshot.write(tmp_path), 12)
+    np.testing.assert_array_equal(loaded.vectors(np.arange(25)), half(vectors[:25]))
+    assert len(loaded) == 25
 
 
-def damaged(indexes: VectorIndexes, path: Path) -> None:
+def test_a_second_save_leaves_the_files_of_the_first_and_only_the_owner_reads_them(indexes, tmp_path: Path):
+    index = filled(indexes, unit(30, 12))
+    first = index.snapshot().write(tmp_path)
+    before = content(tmp_path, first)
+    assert not indexes.load(tmp_path, first, 12).upkeep()
+    index.add(unit(4, 12))
+    second = index.snapshot().write(tmp_path)
+    assert content(tmp_path, first) == before
+    assert {path.name for path in tmp_path.iterdir()} == {*first, *second}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    indexes.discard(tmp_path, second)
+    assert {path.name for path in tmp_path.iterdir()} == set(second)
+    assert len(indexes.load(tmp_path, second, 12)) == 34
+    indexes.discard(tmp_path, ())
+    indexes.discard(tmp_path / "absent", ())
+    assert not list(tmp_path.iterdir())
+
+
+def damaged(indexes: VectorIndexes, folder: Path, names: Sequence[str]) -> None:
     with pytest.raises(IndexDamaged):
-        indexes.load(path, 12)
+        indexes.load(folder, names, 12)
 
 
 def test_a_missing_file_or_a_folder_is_damage(indexes, tmp_path: Path):
-    damaged(indexes, tmp_path / "absent")
-    damaged(indexes, tmp_path)
+    names = saved(indexes, tmp_path, unit(30, 12))
+    damaged(indexes, tmp_path, [*names[:-1], "rows-00009-absent"])
+    damaged(indexes, tmp_path / "absent", names)
+    (tmp_path / names[-1]).unlink()
+    (tmp_path / names[-1]).mkdir()
+    damaged(indexes, tmp_path, names)
 
 
 @pytest.mark.parametrize("length", [0, 1, 10, 40, 200, -1])
 def test_a_file_cut_off_anywhere_is_damage(indexes, tmp_path: Path, length):
-    path = tmp_path / "v"
-    filled(indexes, unit(50, 12)).save(path)
-    path.write_bytes(path.read_bytes()[:length])
-    damaged(indexes, path)
+    names = saved(indexes, tmp_path, unit(50, 12))
+    path = tmp_path / names[-1]
+    path.write_bytes(path.read_bytes()[: min(length, len(path.read_bytes()) - 1)])
+    damaged(indexes, tmp_path, names)
 
 
-@pytest.mark.parametrize("at", [*range(0, 60), 300, -25, -20, -10, -1])
+@pytest.mark.parametrize("at", [*range(0, 60), 100, -25, -20, -10, -1])
 def test_a_changed_byte_is_damage(indexes, tmp_path: Path, at):
-    path = tmp_path / "v"
-    filled(indexes, unit(50, 12)).save(path)
-    content = bytearray(path.read_bytes())
-    content[at] ^= 0x40
-    path.write_bytes(content)
-    damaged(indexes, path)
+    names = saved(indexes, tmp_path, unit(50, 12))
+    path = tmp_path / names[0]
+    changed = bytearray(path.read_bytes())
+    changed[at] ^= 0x40
+    path.write_bytes(changed)
+    damaged(indexes, tmp_path, names)
 
 
 def test_another_number_of_dimensions_is_damage(indexes, tmp_path: Path):
-    filled(indexes, unit(5, 13)).save(tmp_path / "v")
-    damaged(indexes, tmp_path / "v")
+    damaged(indexes, tmp_path, saved(indexes, tmp_path, unit(5, 13)))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x00" * 4096, b"IxSQ" + b"\xff" * 4096, b"\x93NUMPY\x01\x00" + b"\xff" * 90]
-)
+@pytest.mark.parametrize("other", [b"", b"\x00" * 4096, b"IxSQ" + b"\xff" * 4096, b"\x93NUMPY\x01\x00" + b"\xff" * 90])
 @pytest.mark.parametrize("sealed", [True, False])
-def test_a_file_of_another_kind_is_damage(indexes, tmp_path: Path, content, sealed):
-    with replaced(tmp_path / "v", sealed=sealed) as draft:
-        draft.write_bytes(content)
-    damaged(indexes, tmp_path / "v")
+def test_a_file_of_another_kind_is_damage(indexes, tmp_path: Path, other, sealed):
+    names = saved(indexes, tmp_path, unit(5, 12))
+    with replaced(tmp_path / names[0], sealed=sealed) as draft:
+        draft.write_bytes(other)
+    damaged(indexes, tmp_path, names)
 
 
-def test_the_files_of_the_other_technology_are_damage(tmp_path: Path):
-    filled(FlatIndexes(), unit(5, 12)).save(tmp_path / "flat")
-    filled(FaissIndexes(), unit(5, 12)).save(tmp_path / "faiss")
-    damaged(FaissIndexes(), tmp_path / "flat")
-    damaged(FlatIndexes(), tmp_path / "faiss")
+def test_the_files_of_another_technology_are_damage(tmp_path: Path):
+    damaged(FaissIndexes(), tmp_path, saved(FlatIndexes(), tmp_path, unit(5, 12)))
+    damaged(FlatIndexes(), tmp_path, saved(FaissIndexes(), tmp_path, unit(5, 12)))
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        faiss.IndexFlatIP(12),
-        faiss.IndexScalarQuantizer(12, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT),
-        faiss.IndexScalarQuantizer(12, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2),
-    ],
-    ids=["flat", "8bit", "l2"],
-)
-def test_another_faiss_index_is_damage(tmp_path: Path, other):
-    with replaced(tmp_path / "v", sealed=True) as draft:
-        faiss.write_index(other, str(draft))
-    damaged(FaissIndexes(), tmp_path / "v")
-
-
-def test_a_save_that_fails_leaves_the_old_file(indexes, tmp_path: Path, monkeypatch):
-    path = tmp_path / "v"
-    filled(indexes, unit(3, 12)).save(path)
-    monkeypatch.setattr("memory.adapters.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        filled(indexes, unit(9, 12)).save(path)
-    assert [file.name for file in tmp_path.iterdir()] == ["v"]
-    assert len(indexes.load(path, 12)) == 3
+def test_a_save_that_fails_leaves_the_old_files(indexes, tmp_path: Path, monkeypatch):
+    names = saved(indexes, tmp_path, unit(3, 12))
+    with monkeypatch.context() as patch:
+        patch.setattr("memory.adapters.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            saved(indexes, tmp_path, unit(9, 12))
+    assert [file.name for file in tmp_path.iterdir()] == names
+    assert len(indexes.load(tmp_path, names, 12)) == 3

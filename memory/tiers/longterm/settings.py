@@ -18,3 +18,8 @@ class LongTermSettings(BaseModel):
     snapshot_seconds: float = Field(default=30, gt=0, description="Least time between two saves of the vectors.")
     follow_seconds: float = Field(default=0.5, gt=0, description="How often the change feed is looked at when idle.")
     open_tenants: int = Field(default=64, ge=1, description="Tenants whose indexes stay in memory.")
+    open_patience: float = Field(
+        default=10,
+        gt=0,
+        description="Seconds that a recall waits for an index that is being built; then the other tiers answer.",
+    )
