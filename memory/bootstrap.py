@@ -42,6 +42,7 @@ from memory.services.events import Events
 from memory.services.forgetting import Forgetting
 from memory.services.generation import Generation
 from memory.services.health import Health
+from memory.services.indexes import Indexes
 from memory.services.keys import Keys
 from memory.services.kv import KV
 from memory.services.log import Log
@@ -103,6 +104,7 @@ class Container:
     operations: Operations
     forgetting: Forgetting
     consolidation: Consolidation
+    indexes: Indexes
     upkeep: Upkeep
     admin: Admin
     traffic: Traffic
@@ -179,10 +181,21 @@ async def _wire(
         report=_report_rebuild,
         purged=_forgetting(kv, settings.data_dir.resolve()),
     )
+    indexes = Indexes(
+        storage=storage,
+        longterm=longterm,
+        semantic=semantic,
+        jobs=jobs,
+        clock=clock,
+        node=settings.node_name,
+        lease=lease,
+    )
     usage, activity = Usage(storage, clock), Activity()
     if serving:
         stack.push_async_callback(longterm.close)
         await longterm.start()
+        stack.push_async_callback(indexes.close)
+        await indexes.start()
         stack.push_async_callback(_flushing(usage))
     tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
     recall = Recall(
@@ -222,6 +235,7 @@ async def _wire(
         operations=Operations(storage, clock),
         forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
         consolidation=consolidation,
+        indexes=indexes,
         upkeep=Upkeep(
             storage,
             jobs,

@@ -9,6 +9,8 @@ from typing import Any
 class OperationKind(StrEnum):
     INDEX = "index"
     PURGE = "purge"
+    REBUILD = "rebuild"
+    VERIFY = "verify"
 
 
 class IndexName(StrEnum):

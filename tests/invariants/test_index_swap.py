@@ -288,6 +288,9 @@ def test_while_an_index_is_built_the_other_tiers_answer(tmp_path: Path, monkeypa
             found = await small.container.recall.recall(ME, RecallRequest("the bicycle number 7"))
             assert found.results
             assert [(d.tier, "17 of 80 steps" in d.reason) for d in found.degraded] == [("longterm", True)]
+            tiers = {tier["tier"]: tier for tier in await small.container.admin.tiers(ME)}
+            assert "17 of 80 steps" in tiers["longterm"]["problems"][0]
+            assert (tiers["hot"]["problems"], tiers["semantic"]["problems"]) == ([], [])
             go_on.set()
             while (await small.container.recall.recall(ME, RecallRequest("the bicycle"))).degraded:
                 await asyncio.sleep(0.05)
