@@ -18,6 +18,7 @@ from memory.domain.principals import Key
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 from memory.ports.feed import ChangeRepository
+from memory.ports.turns import TurnRepository
 
 
 class TenantRepository(Protocol):
@@ -362,6 +363,8 @@ class UnitOfWork(Protocol):
     def changes(self) -> ChangeRepository: ...
     @property
     def operations(self) -> OperationRepository: ...
+    @property
+    def turns(self) -> TurnRepository: ...
 
 
 class Storage(Protocol):
