@@ -30,10 +30,13 @@ from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
+from memory.adapters.vectors.flat import FlatIndexes
+from memory.adapters.vectors.milvus import MilvusIndexes
 from memory.domain.errors import KVElsewhere, NoModelConfigured, TierUnavailable
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.generation import Generator
+from memory.ports.indexes import VectorIndexes
 from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
 from memory.services.activity import Activity
@@ -64,6 +67,7 @@ from memory.services.warming import Warming
 from memory.settings import Settings
 from memory.tiers.base import Tier
 from memory.tiers.hot.tier import HotTier
+from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.longterm.tier import LongTermTier
 from memory.tiers.semantic.tier import SemanticTier
 
@@ -177,7 +181,7 @@ async def _wire(
         storage=storage,
         embedder=embedder,
         embed_items=consolidation.embed_now,
-        vectors=FaissIndexes(),
+        vectors=_vectors(settings.longterm),
         lexical=TantivyIndexes(),
         folder=settings.index_dir,
         node=settings.node_name,
@@ -266,6 +270,15 @@ async def _wire(
         ),
         traffic=traffic,
     )
+
+
+def _vectors(settings: LongTermSettings) -> VectorIndexes:
+    match settings.vectors:
+        case "milvus":
+            return MilvusIndexes(settings.milvus_uri, settings.milvus_token)
+        case "flat":
+            return FlatIndexes()
+    return FaissIndexes()
 
 
 async def _take_folders(stack: AsyncExitStack, settings: Settings) -> None:

@@ -92,7 +92,8 @@ class VectorIndex(Protocol):
 class VectorIndexes(Protocol):
     """Makes and opens vector indexes of one technology."""
 
-    def create(self, dimensions: int) -> VectorIndex: ...
+    def create(self, folder: Path, dimensions: int) -> VectorIndex:
+        """`folder`: where its snapshots will be written."""
 
     def load(self, folder: Path, names: Sequence[str], dimensions: int) -> VectorIndex:
         """What a snapshot wrote. Raises IndexDamaged when a file is missing, cut off, changed or of another kind."""

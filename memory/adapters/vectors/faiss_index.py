@@ -248,7 +248,7 @@ class FaissIndexes:
     def __init__(self, sizes: Sizes = Sizes()) -> None:
         self._sizes = sizes
 
-    def create(self, dimensions: int) -> FaissIndex:
+    def create(self, folder: Path, dimensions: int) -> FaissIndex:
         return FaissIndex(dimensions, self._sizes)
 
     def load(self, folder: Path, names: Sequence[str], dimensions: int) -> FaissIndex:

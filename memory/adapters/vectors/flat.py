@@ -90,7 +90,7 @@ class _Snapshot:
 
 
 class FlatIndexes:
-    def create(self, dimensions: int) -> FlatIndex:
+    def create(self, folder: Path, dimensions: int) -> FlatIndex:
         return FlatIndex(dimensions)
 
     def load(self, folder: Path, names: Sequence[str], dimensions: int) -> FlatIndex:

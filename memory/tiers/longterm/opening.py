@@ -56,7 +56,7 @@ async def build_index(
 
     Its vectors go to `folder` when there are many. `put`: takes the texts for the word index.
     """
-    index = TenantIndex(Catalogue(), home.vectors.create(home.dimensions), words, home.settings)
+    index = TenantIndex(Catalogue(), home.vectors.create(folder, home.dimensions), words, home.settings)
     followed = Followed(index, await follower.head(home.storage))
     done = 0
     async for facts in follower.all_facts(home.storage, home.tenant_id):
