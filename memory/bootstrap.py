@@ -30,10 +30,13 @@ from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
+from memory.adapters.vectors.flat import FlatIndexes
+from memory.adapters.vectors.milvus import MilvusIndexes
 from memory.domain.errors import KVElsewhere, NoModelConfigured, TierUnavailable
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.generation import Generator
+from memory.ports.indexes import VectorIndexes
 from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
 from memory.services.activity import Activity
@@ -47,6 +50,7 @@ from memory.services.forgetting import Forgetting
 from memory.services.generation import Generation
 from memory.services.health import Health
 from memory.services.history import History
+from memory.services.indexes import Indexes
 from memory.services.keys import Keys
 from memory.services.kv import KV
 from memory.services.log import Log
@@ -66,6 +70,7 @@ from memory.services.warming import Warming
 from memory.settings import Settings
 from memory.tiers.base import Tier
 from memory.tiers.hot.tier import HotTier
+from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.longterm.tier import LongTermTier
 from memory.tiers.semantic.tier import SemanticTier
 
@@ -106,6 +111,7 @@ class Container:
     operations: Operations
     forgetting: Forgetting
     consolidation: Consolidation
+    indexes: Indexes
     upkeep: Upkeep
     admin: Admin
     traffic: Traffic
@@ -180,7 +186,7 @@ async def _wire(
         storage=storage,
         embedder=embedder,
         embed_items=consolidation.embed_now,
-        vectors=FaissIndexes(),
+        vectors=_vectors(settings.longterm),
         lexical=TantivyIndexes(),
         folder=settings.index_dir,
         node=settings.node_name,
@@ -189,10 +195,21 @@ async def _wire(
         report=_report_rebuild,
         purged=_forgetting(kv, settings.data_dir.resolve()),
     )
+    indexes = Indexes(
+        storage=storage,
+        longterm=longterm,
+        semantic=semantic,
+        jobs=jobs,
+        clock=clock,
+        node=settings.node_name,
+        lease=lease,
+    )
     usage, activity = Usage(storage, clock), Activity()
     if serving:
         stack.push_async_callback(longterm.close)
         await longterm.start()
+        stack.push_async_callback(indexes.close)
+        await indexes.start()
         stack.push_async_callback(_flushing(usage))
     tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
     recall = Recall(
@@ -241,6 +258,7 @@ async def _wire(
         operations=Operations(storage, clock),
         forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
         consolidation=consolidation,
+        indexes=indexes,
         upkeep=Upkeep(
             storage,
             jobs,
@@ -259,6 +277,15 @@ async def _wire(
         ),
         traffic=traffic,
     )
+
+
+def _vectors(settings: LongTermSettings) -> VectorIndexes:
+    match settings.vectors:
+        case "milvus":
+            return MilvusIndexes(settings.milvus_uri, settings.milvus_token)
+        case "flat":
+            return FlatIndexes()
+    return FaissIndexes()
 
 
 async def _take_folders(stack: AsyncExitStack, settings: Settings) -> None:

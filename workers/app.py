@@ -3,11 +3,12 @@
 import logging
 
 from memory.adapters.jobs.celery_app import JobApp, job_app
-from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, PURGE, SWEEP
+from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, INDEXES, PURGE, SWEEP
 from memory.settings import Settings
 from workers.consolidate import consolidate
 from workers.embed import embed
 from workers.evict import evict
+from workers.indexes import indexes
 from workers.purge import purge
 from workers.schedule import UPKEEP, table
 from workers.sweep import sweep, upkeep
@@ -17,6 +18,7 @@ JOBS: dict[str, Job] = {
     CONSOLIDATE: consolidate,
     EMBED: embed,
     EVICT: evict,
+    INDEXES: indexes,
     PURGE: purge,
     SWEEP: sweep,
     UPKEEP: upkeep,

@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from api.deps import Administrator, App, SessionId
 from api.errors import problems
+from api.operations.schemas import OperationAnswer
 from api.paging import Page
+from api.purges import LOCATION
+from memory.domain.operations import IndexName, Operation, OperationKind
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
@@ -29,3 +32,35 @@ async def session_tiers(app: App, caller: Administrator, session_id: SessionId) 
 @router.get("/jobs", summary="Background work", responses=problems())
 async def jobs(app: App, caller: Administrator) -> dict[str, Any]:
     return await app.admin.jobs(caller)
+
+
+_ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"description": "The operation, whose result says what it covered", "headers": {"Location": LOCATION}}
+}
+
+
+@router.post(
+    "/indexes/{name}/rebuild",
+    status_code=202,
+    summary="Make an index anew while it serves",
+    responses=_ACCEPTED | problems(),
+)
+async def rebuild(app: App, caller: Administrator, name: IndexName, response: Response) -> OperationAnswer:
+    """From the database, without embedding. `vectors` and `lexical` are those of the process that answers."""
+    return _accepted(await app.indexes.request(caller, OperationKind.REBUILD, name), response)
+
+
+@router.post(
+    "/indexes/{name}/verify",
+    status_code=202,
+    summary="Compare an index with the database",
+    responses=_ACCEPTED | problems(),
+)
+async def verify(app: App, caller: Administrator, name: IndexName, response: Response) -> OperationAnswer:
+    """The operation's result has `sound` and the `problems`. `vectors` and `lexical` as in `rebuild`."""
+    return _accepted(await app.indexes.request(caller, OperationKind.VERIFY, name), response)
+
+
+def _accepted(operation: Operation, response: Response) -> OperationAnswer:
+    response.headers["Location"] = f"/v1/operations/{operation.operation_id}"
+    return OperationAnswer.model_validate(operation)

@@ -8,7 +8,7 @@ Readers that know nothing of the trailer (`numpy.load`, `faiss.read_index`) stop
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,6 +62,16 @@ def check_seal(path: Path) -> None:
         raise IndexDamaged("the index file can't be read", path=str(path)) from error
     if trailer != (_MAGIC, content, checksum):
         raise IndexDamaged("the index file's checksum is wrong", path=str(path))
+
+
+def remove_others(folder: Path, keep: Collection[str]) -> None:
+    """Removes all files of a folder but these; a folder that is not there is empty. Raises OSError."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name not in keep:
+            path.unlink()
+    sync(folder)
 
 
 def _seal(path: Path) -> None:

@@ -9,6 +9,16 @@ from typing import Any
 class OperationKind(StrEnum):
     INDEX = "index"
     PURGE = "purge"
+    REBUILD = "rebuild"
+    VERIFY = "verify"
+
+
+class IndexName(StrEnum):
+    """An index that can be rebuilt and verified by itself."""
+
+    VECTORS = "vectors"
+    LEXICAL = "lexical"
+    SEMANTIC = "semantic"
 
 
 class OperationState(StrEnum):

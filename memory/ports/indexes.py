@@ -1,6 +1,6 @@
 """What finds the nearest vectors and the matching words?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,31 @@ class RowHits:
     scores: NDArray[np.float32]
 
 
+class IndexWork(Protocol):
+    """What makes an index faster or smaller, done beside it: neither readers nor the writer wait for the long part."""
+
+    @property
+    def name(self) -> str:
+        """What is done, in a word: for logs."""
+
+    def prepare(self) -> None:
+        """The long part, in a thread of its own, beside readers and the writer. Changes nothing that they see."""
+
+    def finish(self) -> bool:
+        """Mutates the index, quickly; as the writer. False: it was renumbered meanwhile, and nothing has changed."""
+
+
+class VectorSnapshot(Protocol):
+    """An index as it was at one moment, whatever becomes of it since."""
+
+    def write(self, folder: Path) -> tuple[str, ...]:
+        """The names of the files in `folder` that hold it, each complete and flushed to disk; raises OSError.
+
+        Files are sealed (`memory.adapters.files`) and never changed again: what an earlier snapshot wrote is left as it
+        was, and named again where it is still right.
+        """
+
+
 class VectorIndex(Protocol):
     """sync; one writer at a time, readers beside readers. Rows are numbered from 0 in the order of adding."""
 
@@ -36,9 +61,10 @@ class VectorIndex(Protocol):
         """Mutates: appends [n, d] as rows `len(self)` to `len(self) + n - 1`. The caller keeps its array."""
 
     def search(self, query: Vectors, k: int, allowed: NDArray[np.bool_] | None = None) -> RowHits:
-        """The `k` rows with the largest inner product with `query` [d], fewer where fewer are allowed.
+        """The `k` rows with the largest inner product with `query` [d], fewer only where fewer are allowed.
 
-        `allowed`: bool [len(self)], the scope: applied before ranking, never after.
+        `allowed`: bool [len(self)], the scope: applied before ranking, never after. The scores are exact; of many
+        allowed rows (more than the index scans) a few of the nearest may be missed for others that are nearly as near.
         """
 
     def scores(self, query: Vectors, rows: Rows) -> NDArray[np.float32]:
@@ -47,20 +73,33 @@ class VectorIndex(Protocol):
     def vectors(self, rows: Rows) -> Vectors:
         """The vectors of these rows as float32 [m, d] (a copy)."""
 
-    def keep(self, rows: Rows) -> None:
-        """Mutates: only these rows stay, renumbered in this order; the others' bytes are gone from the next save."""
+    def blank(self, rows: Rows) -> None:
+        """Mutates: these rows become zeros, and what was derived from them goes, from the next save on disk as well.
 
-    def save(self, path: Path) -> None:
-        """Writes the whole index to one file, complete and flushed to disk when this returns (write, fsync, rename)."""
+        They keep their numbers until `keeping`; nobody may allow them in a search from now on.
+        """
+
+    def keeping(self, rows: Rows) -> IndexWork:
+        """When it is finished these rows (ascending) are the first, in this order; those added meanwhile follow."""
+
+    def upkeep(self) -> IndexWork | None:
+        """What the index needs now to stay fast at its size; None: nothing. Called as a reader."""
+
+    def snapshot(self) -> VectorSnapshot:
+        """Called as a reader; it is written beside readers and the writer."""
 
 
 class VectorIndexes(Protocol):
     """Makes and opens vector indexes of one technology."""
 
-    def create(self, dimensions: int) -> VectorIndex: ...
+    def create(self, folder: Path, dimensions: int) -> VectorIndex:
+        """`folder`: where its snapshots will be written."""
 
-    def load(self, path: Path, dimensions: int) -> VectorIndex:
-        """Raises IndexDamaged when the file is missing, cut off or of another kind."""
+    def load(self, folder: Path, names: Sequence[str], dimensions: int) -> VectorIndex:
+        """What a snapshot wrote. Raises IndexDamaged when a file is missing, cut off, changed or of another kind."""
+
+    def discard(self, folder: Path, keep: Collection[str]) -> None:
+        """Removes from `folder` all files but these, and what the others stood for elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +139,22 @@ class LexicalScope:
     accept: Accept | None = None
 
 
+class LexicalRewrite(Protocol):
+    """An index that is written anew beside the one that is read. Nobody commits until it is finished or cancelled."""
+
+    def add(self, documents: Sequence[LexicalDocument]) -> None:
+        """Each item once in all."""
+
+    def finish(self) -> None:
+        """Mutates the index: it holds exactly what was added, and its files no term of anything else (invariant I5).
+
+        What was put or removed since the rewrite began comes on top.
+        """
+
+    def cancel(self) -> None:
+        """The index stays as it is. May be called at any time, also when it is over."""
+
+
 class LexicalIndex(Protocol):
     """sync; one writer at a time, readers beside readers. What was put is found at once, committed or not."""
 
@@ -116,15 +171,20 @@ class LexicalIndex(Protocol):
         """Mutates: adds, or replaces the document of the same item."""
 
     def remove(self, items: Sequence[ItemId]) -> None:
-        """Mutates: effective for the next search. Its terms may stay in the files until `rewrite`."""
+        """Mutates: effective for the next search. Their terms may stay in the files until a rewrite."""
 
     def search(self, terms: Sequence[str], k: int, scope: LexicalScope) -> LexicalHits: ...
 
     def commit(self) -> None:
         """Mutates: makes all puts and removes durable in the index's folder."""
 
-    def rewrite(self, documents: Sequence[LexicalDocument]) -> None:
-        """Mutates: the index then holds exactly these, and its files no term of anything else (invariant I5)."""
+    def of_session(self, session_key: int) -> list[ItemId]:
+        """The items of a session's documents."""
+
+    def rewriting(self) -> LexicalRewrite: ...
+
+    def missing(self, documents: Sequence[LexicalDocument]) -> list[ItemId]:
+        """Those that are not there, or with another number of terms."""
 
     def holds_term(self, term: str) -> bool:
         """Whether the term dictionary of the committed files still knows this term."""

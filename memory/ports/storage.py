@@ -184,6 +184,9 @@ class SegmentRepository(Protocol):
     async def used(self, uses: Mapping[ItemId, int], now: datetime) -> None:
         """Adds to the uses of the items that the semantic tier holds."""
 
+    async def unsee(self, session_key: int, space: str) -> None:
+        """For the semantic tier all embedded segments of the session are new again."""
+
     async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
         """Those of which the semantic tier holds a segment."""
 
@@ -259,7 +262,9 @@ class OperationRepository(Protocol):
 
     async def unfinished(self, tenant_id: str, kind: OperationKind, subject: str) -> Operation | None: ...
 
-    async def abandoned(self, now: datetime, idle: timedelta, limit: int) -> list[Operation]:
+    async def abandoned(
+        self, now: datetime, idle: timedelta, limit: int, *, kinds: Sequence[OperationKind] | None = None
+    ) -> list[Operation]:
         """Unfinished operations at which nobody works: queued for longer than `idle`, or the lease ran out."""
 
     async def page(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from memory.domain.errors import TierUnavailable
 from memory.domain.operations import UNFINISHED
 from memory.domain.principals import Principal, Scope
 from memory.domain.recall import TierName
@@ -12,7 +13,7 @@ from memory.ports.storage import Storage
 from memory.services import access
 from memory.services.activity import Activity
 from memory.services.usage import Usage
-from memory.tiers.base import Tier
+from memory.tiers.base import Tier, TierStats
 from memory.tiers.hot import policy
 from memory.tiers.hot.tier import HotTier
 from memory.tiers.semantic.layout import flat_layout
@@ -70,13 +71,7 @@ class Admin:
 
     async def tiers(self, principal: Principal) -> list[dict[str, Any]]:
         return [
-            {
-                "tier": tier.name,
-                "holds": tier.holds,
-                "bound": tier.bound,
-                **asdict(await tier.stats(principal.tenant_id)),
-                "problems": await tier.verify(principal.tenant_id),
-            }
+            {"tier": tier.name, "holds": tier.holds, "bound": tier.bound, **await _holdings(tier, principal.tenant_id)}
             for tier in self._tiers
         ]
 
@@ -141,3 +136,11 @@ class Admin:
                 for operation in newest
             ],
         }
+
+
+async def _holdings(tier: Tier, tenant_id: str) -> dict[str, Any]:
+    """What it holds, and what is wrong with that: nothing can be said of an index that is being built."""
+    try:
+        return {**asdict(await tier.stats(tenant_id)), "problems": await tier.verify(tenant_id)}
+    except TierUnavailable as error:
+        return {**asdict(TierStats(0, 0)), "problems": [error.detail]}

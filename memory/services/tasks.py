@@ -3,6 +3,7 @@
 CONSOLIDATE = "consolidate"
 EMBED = "embed"
 EVICT = "evict"
+INDEXES = "indexes"
 PURGE = "purge"
 SWEEP = "sweep"
 

@@ -6,15 +6,20 @@ import logging
 from datetime import timedelta
 
 from memory.domain.errors import StratamemError
-from memory.domain.operations import OperationKind
+from memory.domain.operations import Operation, OperationKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
-from memory.services.tasks import CONSOLIDATE, PURGE
+from memory.services.tasks import CONSOLIDATE, INDEXES, PURGE
 from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
 
-_FIRST_STEP = {OperationKind.INDEX: CONSOLIDATE, OperationKind.PURGE: PURGE}
+_FIRST_STEP = {
+    OperationKind.INDEX: CONSOLIDATE,
+    OperationKind.PURGE: PURGE,
+    OperationKind.REBUILD: INDEXES,
+    OperationKind.VERIFY: INDEXES,
+}
 _BATCH = 500
 _LAPSED = timedelta(hours=1)
 """A turn that was silent for longer does not go on."""
@@ -34,9 +39,10 @@ class Upkeep:
         """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
         async with self._storage.read() as tx:
             abandoned = await tx.operations.abandoned(self._clock.now(), self._idle, _BATCH)
-        for operation in abandoned:
+        ours = [operation for operation in abandoned if not _of_one_process(operation)]
+        for operation in ours:
             self._jobs.send(_FIRST_STEP[operation.kind], operation.operation_id)
-        return len(abandoned)
+        return len(ours)
 
     async def tidy(self) -> None:
         """Forgets finished operations, the answers of old Idempotency-Keys, and turns that a killed process left."""
@@ -46,6 +52,11 @@ class Upkeep:
             await tx.operations.forget(before)
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
+
+
+def _of_one_process(operation: Operation) -> bool:
+    """An index that no worker can reach: its own process takes it up (`services/indexes.py`)."""
+    return "node" in (operation.result or {})
 
 
 async def flush_usage(usage: Usage, every: float) -> None:

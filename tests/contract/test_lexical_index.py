@@ -1,5 +1,6 @@
 """Both lexical indexes answer the same; ScanIndex is BM25 by the book."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,12 @@ def doc(item: int, text: str, session: int | None = 1, audience: str = "public")
 
 def found(index: LexicalIndex, query: str, scope: LexicalScope = EVERYTHING, k: int = 10) -> list[int]:
     return index.search(index.analyze(query), k, scope).items.tolist()
+
+
+def rewrite(index: LexicalIndex, documents: Sequence[LexicalDocument]) -> None:
+    rewriting = index.rewriting()
+    rewriting.add(documents)
+    rewriting.finish()
 
 
 def test_a_put_is_found_at_once_and_after_the_commit(index):
@@ -157,13 +164,65 @@ def test_a_rewrite_holds_exactly_what_it_was_given(indexes, tmp_path: Path):
     index.remove([2])
     index.commit()
     index.put([doc(6, "another"), doc(8, "gone too")])
-    index.rewrite([doc(4, "dogs"), doc(6, "another")])
+    rewrite(index, [doc(4, "dogs"), doc(6, "another")])
     assert (len(index), index.uncommitted) == (2, 0)
     assert (found(index, "secretword gone"), found(index, "dogs another")) == ([], [4, 6])
     assert not index.holds_term("secretword")
     assert index.holds_term("dog")
     index.close()
     assert found(indexes.open(tmp_path / "i"), "dogs another secretword") == [4, 6]
+
+
+def test_what_comes_while_an_index_is_rewritten_is_on_top(indexes, tmp_path: Path):
+    index = indexes.open(tmp_path / "i")
+    index.put([doc(1, "cats"), doc(2, "cats"), doc(3, "cats")])
+    index.commit()
+    rewriting = index.rewriting()
+    rewriting.add([doc(1, "cats"), doc(2, "cats")])
+    index.put([doc(2, "dogs"), doc(4, "cats")])
+    index.remove([1])
+    rewriting.add([doc(3, "cats")])
+    assert found(index, "cats") == [3, 4]
+    rewriting.finish()
+    rewriting.cancel()
+    assert (found(index, "cats"), found(index, "dogs"), len(index)) == ([3, 4], [2], 3)
+    index.commit()
+    index.close()
+    assert found(indexes.open(tmp_path / "i"), "cats") == [3, 4]
+
+
+def test_a_rewrite_that_is_cancelled_leaves_the_index_as_it_is(indexes, tmp_path: Path):
+    index = indexes.open(tmp_path / "i")
+    index.put([doc(1, "cats"), doc(2, "cats")])
+    rewriting = index.rewriting()
+    rewriting.add([doc(1, "dogs")])
+    index.put([doc(3, "cats")])
+    rewriting.cancel()
+    assert (found(index, "cats"), found(index, "dogs")) == ([1, 2, 3], [])
+    index.commit()
+    rewrite(index, [doc(7, "cats")])
+    index.close()
+    assert found(indexes.open(tmp_path / "i"), "cats") == [7]
+
+
+def test_the_items_of_a_session_are_those_that_are_there_now(index):
+    index.put([doc(1, "cats"), doc(2, ""), doc(3, "cats", 0), doc(4, "cats", None), doc(5, "cats")])
+    index.commit()
+    index.remove([5])
+    index.put([doc(6, "dogs"), doc(1, "cats", 7)])
+    assert sorted(index.of_session(1)) == [2, 6]
+    assert (index.of_session(0), index.of_session(7), index.of_session(9)) == ([3], [1], [])
+
+
+def test_documents_that_are_not_there_as_they_should_be_are_missing(index):
+    index.put([doc(1, "two cats"), doc(2, "cats"), doc(3, ""), doc(4, "cats")])
+    index.commit()
+    index.put([doc(5, "dogs"), doc(2, "three brown dogs")])
+    index.remove([4])
+    wanted = [doc(1, "two cats"), doc(2, "three brown dogs"), doc(3, ""), doc(5, "dogs")]
+    assert index.missing(wanted) == []
+    assert index.missing([*wanted, doc(4, "cats"), doc(6, "cats"), doc(7, "")]) == [4, 6, 7]
+    assert index.missing([doc(1, "two black cats"), doc(2, "cats"), doc(5, "dogs and cats")]) == [1, 2, 5]
 
 
 def test_holds_term_speaks_of_the_committed_files(index):
@@ -244,7 +303,10 @@ def test_any_history_leaves_the_same_documents_as_the_reference(tmp_path_factory
     pair = [ScanIndexes().open(folder / "scan"), TantivyIndexes().open(folder / "tantivy")]
     for verb, argument in history:
         for index in pair:
-            getattr(index, verb)(*[] if argument is None else [argument])
+            if verb == "rewrite":
+                rewrite(index, list({document.item: document for document in argument}.values()))
+            else:
+                getattr(index, verb)(*[] if argument is None else [argument])
     expected, actual = (index.search(index.analyze(" ".join(query)), 99, scope) for index in pair)
     assert sorted(expected.items.tolist()) == sorted(actual.items.tolist())
     assert len(pair[0]) == len(pair[1])

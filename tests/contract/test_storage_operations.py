@@ -168,6 +168,8 @@ async def test_the_sweep_finds_what_nobody_works_at(storage):
         assert found[0] == dead
         assert sorted(found[1:]) == sorted([waiting, foreign])
         assert [operation.operation_id for operation in await tx.operations.abandoned(NOW, idle, 1)] == [dead]
+        assert not await tx.operations.abandoned(NOW, idle, 9, kinds=[OperationKind.VERIFY, OperationKind.REBUILD])
+        assert len(await tx.operations.abandoned(NOW, idle, 9, kinds=[OperationKind.INDEX])) == 3
 
 
 async def test_operations_are_paged_newest_first(storage):

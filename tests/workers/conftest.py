@@ -34,7 +34,7 @@ class FakeServices:
         self.on: dict[str, Callable[..., Awaitable[None]]] = {}
         self.opened = 0
         self.closed = 0
-        self.consolidation = self.forgetting = self.upkeep = self
+        self.consolidation = self.forgetting = self.indexes = self.upkeep = self
 
     @asynccontextmanager
     async def open(self) -> Any:

@@ -122,6 +122,21 @@ class Committed:
         hits = self._searcher.search(item_query(items), len(items), count=False).hits
         return frozenset(self._items([address for _, address in hits]).tolist())
 
+    def of_session(self, number: int) -> list[ItemId]:
+        if not len(self):
+            return []
+        hits = self._searcher.search(_any("session", [number]), len(self), count=False).hits
+        return self._items([address for _, address in hits]).tolist()  # type: ignore[no-any-return]
+
+    def lengths(self, items: Collection[ItemId]) -> dict[ItemId, int]:
+        """Of those that are there: their number of terms."""
+        if not items or not len(self):
+            return {}
+        hits = self._searcher.search(item_query(items), len(items), count=False).hits
+        addresses = [address for _, address in hits]
+        lengths = np.array(self._searcher.fast_field_values("length", addresses), np.int64)
+        return dict(zip(self._items(addresses).tolist(), lengths.tolist(), strict=True))
+
     def holds_term(self, term: str) -> bool:
         return self._searcher.doc_freq(ANALYSIS, term) > 0
 

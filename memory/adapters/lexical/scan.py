@@ -13,7 +13,7 @@ import numpy as np
 from memory.adapters.files import replaced
 from memory.adapters.lexical.analysis import Analyzer
 from memory.adapters.lexical.bm25 import K1, B, idf, saturation
-from memory.adapters.lexical.tail import Entry, Visible
+from memory.adapters.lexical.tail import Entry, Visible, session_number
 from memory.domain.errors import IndexDamaged
 from memory.domain.ids import ItemId
 from memory.ports.indexes import LexicalDocument, LexicalHits, LexicalScope
@@ -96,16 +96,43 @@ class ScanIndex:
                 draft.write_text(json.dumps(documents))
         self._touched.clear()
 
-    def rewrite(self, documents: Sequence[LexicalDocument]) -> None:
-        self._entries.clear()
-        self.put(documents)
-        self.commit()
+    def of_session(self, session_key: int) -> list[ItemId]:
+        number = session_number(session_key)
+        return [item for item, entry in self._entries.items() if entry.session == number]
+
+    def rewriting(self) -> "_Rewrite":
+        return _Rewrite(self)
+
+    def missing(self, documents: Sequence[LexicalDocument]) -> list[ItemId]:
+        lengths = {item: entry.length for item, entry in self._entries.items()}
+        return [d.item for d in documents if lengths.get(d.item) != len(self.analyze(d.text))]
 
     def holds_term(self, term: str) -> bool:
         return self._path is not None and any(term in entry.counts for entry in _read(self._path).values())
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+class _Rewrite:
+    def __init__(self, index: ScanIndex) -> None:
+        self._index = index
+        self._made = ScanIndex()
+        self._before = dict(index._entries)
+
+    def add(self, documents: Sequence[LexicalDocument]) -> None:
+        self._made.put(documents)
+
+    def finish(self) -> None:
+        now = self._index._entries
+        gone = self._before.keys() - now.keys()
+        since = {item: entry for item, entry in now.items() if self._before.get(item) is not entry}
+        self._index._entries = {i: e for i, e in self._made._entries.items() if i not in gone} | since
+        self._index.commit()
+        self._index._touched = {*gone, *since}
+
+    def cancel(self) -> None:
+        """Nothing was written."""
 
 
 class ScanIndexes:

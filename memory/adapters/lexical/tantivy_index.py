@@ -8,7 +8,7 @@ never in both or neither. Puts and removes go on while a commit or a rewrite run
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from memory.adapters.lexical import generations
 from memory.adapters.lexical.analysis import Analyzer
 from memory.adapters.lexical.committed import Committed, create, document, item_query, open_checked
 from memory.adapters.lexical.search import Found, Search
-from memory.adapters.lexical.tail import Entry, Tail, Visible
+from memory.adapters.lexical.tail import Entry, Tail, Visible, session_number
 from memory.domain.errors import TierUnavailable
 from memory.domain.ids import ItemId
 from memory.ports.indexes import LexicalDocument, LexicalHits, LexicalScope
@@ -44,6 +44,21 @@ class _Layers:
     def __len__(self) -> int:
         frozen = sum(item not in self.active.touched for item in self.frozen.entries)
         return len(self.committed) - len(self.hidden) + frozen + len(self.active.entries)
+
+    def of_session(self, number: int) -> list[ItemId]:
+        found = {item for item in self.committed.of_session(number) if item not in self.hidden}
+        for tail in (self.frozen, self.active):
+            found = {item for item in found if item not in tail.touched}
+            found |= {item for item, entry in tail.entries.items() if entry.session == number}
+        return sorted(found)
+
+    def lengths(self, items: Collection[ItemId]) -> dict[ItemId, int]:
+        """Of those that are there: their number of terms."""
+        found = self.committed.lengths([item for item in items if item not in self.hidden])
+        for tail in (self.frozen, self.active):
+            found = {item: length for item, length in found.items() if item not in tail.touched}
+            found |= {item: tail.entries[item].length for item in items if item in tail.entries}
+        return found
 
     def find(self, terms: set[str], scope: Visible) -> Found:
         tails = (self.active, self.frozen)
@@ -119,18 +134,30 @@ class TantivyIndex:
                     index.reload()
                 self._exchange(index, self._generation)
 
-    def rewrite(self, documents: Sequence[LexicalDocument]) -> None:
-        """What is put while this runs comes on top of `documents`. Raises TierUnavailable, as `commit`."""
-        with self._writing:
+    def of_session(self, session_key: int) -> list[ItemId]:
+        with self._lock:
+            self._opened()
+            return self._layers.of_session(session_number(session_key))
+
+    def rewriting(self) -> "_Rewrite":
+        """Waits for a commit that runs. Raises TierUnavailable, as `commit`; so do the rewrite's own methods."""
+        self._writing.acquire()
+        try:
             self._opened()
             with self._lock:
                 self._freeze()
             with self._thawing():
-                entries = {document.item: self._entry(document) for document in documents}
-                draft = generations.draft(self._folder)
-                _write(create(draft), entries, set(), _REWRITE_BYTES)
-                generation = generations.publish(draft)
-                self._exchange(open_checked(generation), generation)
+                return _Rewrite(self, generations.draft(self._folder))
+        except BaseException:
+            self._writing.release()
+            raise
+
+    def missing(self, documents: Sequence[LexicalDocument]) -> list[ItemId]:
+        wanted = {document.item: len(self.analyze(document.text)) for document in documents}
+        with self._lock:
+            self._opened()
+            lengths = self._layers.lengths(wanted)
+        return [item for item, length in wanted.items() if lengths.get(item) != length]
 
     def holds_term(self, term: str) -> bool:
         with self._lock:
@@ -186,6 +213,45 @@ class TantivyIndex:
             for item, entry in newer.entries.items():
                 layers.active.put(item, entry)
             layers.hide()
+
+
+class _Rewrite:
+    """Holds the index's writing lock until it is over, in whichever thread that is."""
+
+    def __init__(self, index: TantivyIndex, draft: Path) -> None:
+        self._index = index
+        self._draft: Path | None = draft
+        self._writer = create(draft).writer(_REWRITE_BYTES, 1)
+
+    def add(self, documents: Sequence[LexicalDocument]) -> None:
+        for made in documents:
+            self._writer.add_document(document(made.item, self._index._entry(made)))
+
+    def finish(self) -> None:
+        assert self._draft is not None
+        try:
+            with self._index._thawing():
+                self._writer.commit()
+                self._writer.wait_merging_threads()
+                generation = generations.publish(self._draft)
+                self._index._exchange(open_checked(generation), generation)
+        finally:
+            self._end()
+
+    def cancel(self) -> None:
+        if self._draft is None:
+            return
+        try:
+            self._writer.rollback()
+            self._writer.wait_merging_threads()
+            self._index._thaw()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """A draft that was not published is deleted when the index is opened, or written anew."""
+        self._draft = None
+        self._index._writing.release()
 
 
 class TantivyIndexes:

@@ -168,9 +168,13 @@ class SqlOperations:
         row = (await self._db.execute(query)).one_or_none()
         return None if row is None else rows.operation(row)
 
-    async def abandoned(self, now: datetime, idle: timedelta, limit: int) -> list[Operation]:
+    async def abandoned(
+        self, now: datetime, idle: timedelta, limit: int, *, kinds: Sequence[OperationKind] | None = None
+    ) -> list[Operation]:
         waiting = sa.and_(operations.c.lease_until.is_(None), operations.c.created_at < now - idle)
         query = sa.select(operations).where(_UNFINISHED, sa.or_(waiting, operations.c.lease_until < now))
+        if kinds is not None:
+            query = query.where(operations.c.kind.in_(kinds))
         query = query.order_by(operations.c.created_at).limit(limit)
         return [rows.operation(row) for row in await self._db.execute(query)]
 

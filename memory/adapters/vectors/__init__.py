@@ -1,1 +1,1 @@
-"""Vector indexes: `flat` is the reference in numpy, `faiss_index` is what the server runs."""
+"""Vector indexes: `flat` is the reference in numpy, `faiss_index` is what the server runs, `milvus` asks a cluster."""

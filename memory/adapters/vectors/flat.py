@@ -1,22 +1,26 @@
 """What is the right answer? Every inner product in numpy: the baseline of the tests and of the benchmarks."""
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.adapters.files import check_seal, replaced
+from memory.adapters.files import check_seal, remove_others, replaced
 from memory.adapters.vectors.checks import as_mask, as_query, as_rows, as_vectors, ranked
 from memory.domain.errors import IndexDamaged
+from memory.domain.ids import new_id
 from memory.ports.indexes import RowHits, Rows
 from memory.ports.models import Vectors
 
 
 class FlatIndex:
-    """Vectors in half precision, as the database stores them; `add` copies everything. Saved as a sealed .npy file."""
+    """Vectors in half precision, as the database stores them; every change makes a new array."""
 
     def __init__(self, dimensions: int) -> None:
         self._codes: NDArray[np.float16] = np.zeros((0, dimensions), np.float16)
+        self._numbering = 0
 
     @property
     def dimensions(self) -> int:
@@ -40,19 +44,59 @@ class FlatIndex:
     def vectors(self, rows: Rows) -> Vectors:
         return self._codes[as_rows(rows, len(self))].astype(np.float32)
 
-    def keep(self, rows: Rows) -> None:
-        self._codes = self._codes[as_rows(rows, len(self))]
+    def blank(self, rows: Rows) -> None:
+        codes = self._codes.copy()
+        codes[as_rows(rows, len(self))] = 0
+        self._codes = codes
 
-    def save(self, path: Path) -> None:
-        with replaced(path, sealed=True) as draft, draft.open("wb") as file:
-            np.save(file, self._codes, allow_pickle=False)
+    def keeping(self, rows: Rows) -> "_Keeping":
+        return _Keeping(self, as_rows(rows, len(self)), len(self), self._numbering)
+
+    def upkeep(self) -> None:
+        return None
+
+    def snapshot(self) -> "_Snapshot":
+        return _Snapshot(self._codes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeping:
+    index: FlatIndex
+    rows: Rows
+    size: int
+    numbering: int
+    name = "compact"
+
+    def prepare(self) -> None: ...
+
+    def finish(self) -> bool:
+        if self.index._numbering != self.numbering:
+            return False
+        codes = self.index._codes
+        self.index._codes = np.concatenate([codes[self.rows], codes[self.size :]])
+        self.index._numbering += 1
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    codes: NDArray[np.float16]
+
+    def write(self, folder: Path) -> tuple[str, ...]:
+        name = f"rows-{new_id()}.npy"
+        with replaced(folder / name, sealed=True) as draft, draft.open("wb") as file:
+            np.save(file, self.codes, allow_pickle=False)
+        return (name,)
 
 
 class FlatIndexes:
-    def create(self, dimensions: int) -> FlatIndex:
+    def create(self, folder: Path, dimensions: int) -> FlatIndex:
         return FlatIndex(dimensions)
 
-    def load(self, path: Path, dimensions: int) -> FlatIndex:
+    def load(self, folder: Path, names: Sequence[str], dimensions: int) -> FlatIndex:
+        if len(names) != 1:
+            raise IndexDamaged("not one file of vectors", path=str(folder), files=list(names))
+        path = folder / names[0]
         check_seal(path)
         try:
             with path.open("rb") as file:
@@ -64,3 +108,6 @@ class FlatIndexes:
         index = FlatIndex(dimensions)
         index._codes = codes
         return index
+
+    def discard(self, folder: Path, keep: Collection[str]) -> None:
+        remove_others(folder, keep)

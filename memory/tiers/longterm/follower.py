@@ -1,7 +1,8 @@
 """What do changes of the feed mean for a tenant's index? Reads the rows that they name."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.ids import ItemId, is_memory, item_key, memory_item
@@ -13,48 +14,102 @@ from memory.tiers.longterm.tenant_index import Batch, TenantIndex
 PAGE = 2_000
 
 
-async def read_changes(
-    storage: Storage, tenant_id: str, position: Position, applied: set[Position], space: str, index: TenantIndex
-) -> tuple[list[Change], Batch]:
-    """The next changes after `position` that are not in `applied`, and the rows they name."""
-    batch = Batch()
-    async with storage.read() as tx:
-        found = await tx.changes.after(position, tenant_id=tenant_id, limit=PAGE)
-        for change in found:
-            if change.position not in applied:
-                await _read(tx, change, space, index, batch)
-    return found, batch
+@dataclass(slots=True)
+class Followed:
+    """An index and how far it has followed the feed.
+
+    position: everything up to it is in the index. ahead: changes beyond it that are in the index as well.
+    """
+
+    index: TenantIndex
+    position: Position
+    ahead: set[Position] = field(default_factory=set)
 
 
-async def read_everything(storage: Storage, tenant_id: str, space: str, index: TenantIndex) -> Position:
-    """Fills an empty index from the database, without embedding; returns the place in the feed to go on from."""
-    async with storage.read() as tx:
-        position = await tx.changes.head()
+async def follow(
+    storage: Storage, tenant_id: str, space: str, followed: Followed, apply: Callable[[Batch], Awaitable[None]]
+) -> int:
+    """Applies all that is committed; the number of changes that were new."""
+    applied = 0
+    # A place of its own: while a transaction somewhere stays open, `position` stands still, for pages.
+    place = followed.position
+    while True:
+        changes, batch = await _read_changes(storage, tenant_id, place, followed, space)
+        new = [change for change in changes if change.position not in followed.ahead]
+        if new:
+            await apply(batch)
+            applied += len(new)
+        followed.ahead |= {change.position for change in new}
+        for change in changes:
+            if not change.settled or followed.position < place:
+                break
+            followed.position = place = change.position
+        followed.ahead = {position for position in followed.ahead if position > followed.position}
+        if len(changes) < PAGE:
+            return applied
+        place = changes[-1].position
+
+
+async def all_facts(storage: Storage, tenant_id: str) -> AsyncIterator[list[ItemFacts]]:
+    """Everything of a tenant, a page at a time."""
     for memories_only in (False, True):
         last: ItemId | None = None
-        while facts := await _facts_page(storage, tenant_id, last, memories_only):
-            await asyncio.to_thread(index.apply, Batch(facts=facts))
+        while True:
+            async with storage.read() as tx:
+                facts = await tx.changes.all_facts(tenant_id, last, memories_only, PAGE)
+            if not facts:
+                break
+            yield facts
             last = facts[-1].item
+
+
+async def all_vectors(
+    storage: Storage, tenant_id: str, space: str, index: TenantIndex
+) -> AsyncIterator[list[SegmentVector]]:
+    """Every vector of a tenant, a page at a time, but those of one item together. The caller applies each page."""
+    async for page in vector_pages(storage, tenant_id, space):
+        async with storage.read() as tx:
+            yield await _whole(tx, space, index, page)
+
+
+async def vector_pages(storage: Storage, tenant_id: str, space: str) -> AsyncIterator[list[SegmentVector]]:
     after = 0
     while True:
         async with storage.read() as tx:
             page = await tx.changes.all_vectors(tenant_id, space, after, PAGE)
-            vectors = await _whole(tx, space, index, [vector for _, vector in page])
         if not page:
-            return position
-        await asyncio.to_thread(index.apply, Batch(vectors=vectors))
+            return
+        yield [vector for _, vector in page]
         after = page[-1][0]
 
 
-async def read_texts(storage: Storage, tenant_id: str) -> list[ItemFacts]:
-    """Every text of a tenant, for writing the word index anew."""
-    texts: list[ItemFacts] = []
-    for memories_only in (False, True):
-        last: ItemId | None = None
-        while facts := await _facts_page(storage, tenant_id, last, memories_only):
-            texts += facts
-            last = facts[-1].item
-    return texts
+async def count(storage: Storage, tenant_id: str) -> int:
+    """Items of a tenant in the database."""
+    async with storage.read() as tx:
+        return (await tx.sessions.totals(tenant_id))["events"] + await tx.memories.count(tenant_id)
+
+
+async def head(storage: Storage) -> Position:
+    async with storage.read() as tx:
+        return await tx.changes.head()
+
+
+async def apply_beside(index: TenantIndex, batch: Batch) -> None:
+    """To an index that nobody reads yet, and whose words are written elsewhere."""
+    await asyncio.to_thread(index.apply, batch, words=False)
+
+
+async def _read_changes(
+    storage: Storage, tenant_id: str, position: Position, followed: Followed, space: str
+) -> tuple[list[Change], Batch]:
+    """The next changes after `position`, and the rows that those name which are not in the index yet."""
+    batch = Batch()
+    async with storage.read() as tx:
+        found = await tx.changes.after(position, tenant_id=tenant_id, limit=PAGE)
+        for change in found:
+            if change.position not in followed.ahead:
+                await _read(tx, change, space, followed.index, batch)
+    return found, batch
 
 
 async def _whole(tx: UnitOfWork, space: str, index: TenantIndex, page: Sequence[SegmentVector]) -> list[SegmentVector]:
@@ -68,11 +123,6 @@ async def _whole(tx: UnitOfWork, space: str, index: TenantIndex, page: Sequence[
             session, seq = index.place_of(item)
             found += await tx.changes.vectors_of_events(space, session, seq, seq)
     return found
-
-
-async def _facts_page(storage: Storage, tenant_id: str, last: ItemId | None, memories_only: bool) -> list[ItemFacts]:
-    async with storage.read() as tx:
-        return await tx.changes.all_facts(tenant_id, last, memories_only, PAGE)
 
 
 async def _read(tx: UnitOfWork, change: Change, space: str, index: TenantIndex, batch: Batch) -> None:
@@ -92,4 +142,4 @@ async def _read(tx: UnitOfWork, change: Change, space: str, index: TenantIndex, 
                 batch.facts.append(facts)
                 batch.vectors += await tx.changes.vectors_of_memory(space, change.memory_key)
         case ChangeKind.SESSION_PURGED if key is not None:
-            batch.gone += index.catalogue.items_of_session(key)
+            batch.gone += index.items_of_session(key)

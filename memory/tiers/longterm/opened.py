@@ -1,92 +1,92 @@
-"""One tenant's index and its folder: opened or rebuilt, kept current, saved, erased."""
+"""One tenant's open index: kept current, searched, tended, saved, erased."""
 
 import asyncio
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from memory.domain.changes import Position
-from memory.domain.errors import IndexDamaged
 from memory.domain.ids import is_memory
 from memory.domain.segments import SegmentVector
-from memory.ports.indexes import LexicalIndexes, VectorIndexes
+from memory.ports.feed import ItemFacts
+from memory.ports.indexes import LexicalDocument, LexicalIndexes, VectorIndexes, VectorSnapshot
 from memory.ports.storage import Storage
 from memory.tiers.longterm import follower, snapshot
-from memory.tiers.longterm.catalogue import Catalogue
-from memory.tiers.longterm.locks import ReadWriteLock, in_thread
+from memory.tiers.longterm.catalogue import Arrays
+from memory.tiers.longterm.follower import Followed
+from memory.tiers.longterm.locks import ReadWriteLock, in_background, in_thread
 from memory.tiers.longterm.policy import Staleness, should_save
 from memory.tiers.longterm.settings import LongTermSettings
+from memory.tiers.longterm.snapshot import Manifest
 from memory.tiers.longterm.tenant_index import Batch, TenantIndex, document
 
-Report = Callable[[str, str], None]
-"""Told the tenant and the reason when an index has to be rebuilt."""
+Told = Callable[[int], Awaitable[None]]
+"""Told how many items are done; raises when nobody wants the rest."""
+
+
+async def untold(done: int) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What a tenant's index is made of, and where it is kept."""
+
+    tenant_id: str
+    folder: Path
+    storage: Storage
+    space: str
+    dimensions: int
+    vectors: VectorIndexes
+    lexical: LexicalIndexes
+    settings: LongTermSettings
 
 
 class OpenTenant:
-    """`position`: everything in the feed up to it is in the index. One event loop only."""
+    """One event loop only. `followed`: what is searched, and how far it has followed the feed."""
 
-    def __init__(
-        self,
-        tenant_id: str,
-        folder: Path,
-        index: TenantIndex,
-        position: Position,
-        *,
-        storage: Storage,
-        space: str,
-        settings: LongTermSettings,
-    ) -> None:
-        self.tenant_id = tenant_id
-        self.index = index
-        self.position = position
+    def __init__(self, home: Home, followed: Followed, vectors_folder: Path) -> None:
+        self.home = home
+        self.followed = followed
         self.lock = ReadWriteLock()
+        self.following = asyncio.Lock()
+        """Held by whoever brings the index up to date."""
         self.last_used = time.monotonic()
         self.users = 0
-        self._folder = folder
-        self._storage = storage
-        self._space = space
-        self._settings = settings
-        self._ahead: set[Position] = set()
-        self._following = asyncio.Lock()
+        self.spared: Path | None = None
+        """Where another index is being built, which is to take the place of this one."""
+        self._vectors_folder = vectors_folder
         self._caught_up = -math.inf
         self._saved_at = time.monotonic()
         self._unerased = False
         self._erasing = asyncio.Lock()
+        self._words = asyncio.Lock()
+        """Held by whoever writes files of the words."""
+        self._saving = asyncio.Lock()
+
+    @property
+    def tenant_id(self) -> str:
+        return self.home.tenant_id
+
+    @property
+    def index(self) -> TenantIndex:
+        return self.followed.index
 
     async def catch_up(self, asked: float = math.inf) -> int:
         """Applies all that is committed; the number of changes that were new.
 
         `asked`: monotonic seconds; a catching up that began after it will do.
         """
-        applied = 0
-        async with self._following:
+        async with self.following:
             if self._caught_up > asked:
                 return 0
             begun = time.monotonic()
-            # A place of its own: while a transaction somewhere stays open, `position` stands still, for pages.
-            place = self.position
-            while True:
-                changes, batch = await follower.read_changes(
-                    self._storage, self.tenant_id, place, self._ahead, self._space, self.index
-                )
-                new = [change for change in changes if change.position not in self._ahead]
-                if new:
-                    async with self.lock.writing():
-                        await in_thread(lambda batch=batch: self.index.apply(batch))  # type: ignore[misc]
-                    self._unerased = self._unerased or bool(batch.gone)
-                    applied += len(new)
-                self._ahead |= {change.position for change in new}
-                for change in changes:
-                    if not change.settled or self.position < place:
-                        break
-                    self.position = place = change.position
-                self._ahead = {position for position in self._ahead if position > self.position}
-                if len(changes) < follower.PAGE:
-                    self._caught_up = begun
-                    return applied
-                place = changes[-1].position
+            home = self.home
+            applied = await follower.follow(home.storage, home.tenant_id, home.space, self.followed, self._apply)
+            self._caught_up = begun
+            return applied
 
     async def add_vectors(self, vectors: list[SegmentVector], edits: int) -> None:
         """`edits`: those of the index before the texts were read. An edited memory would get its old text's vector."""
@@ -94,131 +94,118 @@ class OpenTenant:
             current = [v for v in vectors if not is_memory(v.item) or self.index.edits == edits]
             await in_thread(lambda: self.index.apply(Batch(vectors=current)))
 
+    async def exchange(self, followed: Followed, vectors_folder: Path) -> None:
+        """Another index takes the place of this one. The caller holds `following` and has brought it up to date."""
+        async with self.lock.writing():
+            self.followed, self._vectors_folder = followed, vectors_folder
+
     async def upkeep(self) -> None:
         """Writes to disk what has waited long enough, and erases what was purged."""
         async with self._erasing:  # who comes while another erases leaves when that is done
             if self._unerased:
                 await self.erase()
                 return
-        if self.index.lexical.uncommitted >= self._settings.commit_after:
-            await self._save_lexical()
+        if self.index.lexical.uncommitted >= self.home.settings.commit_after and not self._words.locked():
+            await self._save_words()
         seconds = time.monotonic() - self._saved_at
         stale = Staleness(len(self.index.vectors), self.index.unsaved, seconds)
-        if should_save(stale, self._settings.snapshot_seconds):
+        if should_save(stale, self.home.settings.snapshot_seconds) and not self._words.locked():
             await self.save()
+
+    async def tend(self) -> bool:
+        """Does one thing that keeps the index fast at its size, while it serves. False: there is nothing to do."""
+        async with self.lock.reading():
+            index = self.index
+            work = await in_thread(index.upkeep)
+        if work is None:
+            return False
+        await in_background(work.prepare)
+        async with self.lock.writing():
+            if await in_thread(work.finish):
+                index.unsaved += 1
+        return True
 
     async def save(self) -> None:
         """Everything that is in memory is on disk when this returns."""
         if self.index.unsaved:
-            await self._save_lexical()
-            await self._save_vectors()
+            await self._save_words()
+            await self.save_vectors()
 
     async def erase(self) -> None:
         """No file holds a word or a vector of what is gone (invariant I5)."""
         self._unerased = False  # what goes from now on needs another round
         try:
-            async with self._following:
-                texts = await follower.read_texts(self._storage, self.tenant_id)
-                # Only what the catalogue knows: what came after it may be purged before the feed tells of it.
-                documents = [document(facts) for facts in texts if self.index.catalogue.row(facts.item) is not None]
-                async with self.lock.writing():
-                    await in_thread(lambda: self.index.lexical.rewrite(documents))
+            await self.rewrite_words()
             await self.catch_up()
-            await self._save_lexical()
-            await self._save_vectors()
+            async with self.lock.writing():
+                await in_thread(self.index.blank)
+            await self._save_words()
+            await self.save_vectors()
         except BaseException:
             self._unerased = True
             raise
+
+    async def rewrite_words(self, told: Told = untold) -> None:
+        """The word index is written anew, from the texts in the database, while the old one serves."""
+        done = 0
+        async with self._words:
+            rewriting = await in_thread(self.index.lexical.rewriting)
+            try:
+                async for page in follower.all_facts(self.home.storage, self.tenant_id):
+                    documents = await self._known(page)
+                    await in_thread(lambda documents=documents: rewriting.add(documents))  # type: ignore[misc]
+                    done += len(page)
+                    await told(done)
+                await in_thread(rewriting.finish)
+            finally:
+                await in_thread(rewriting.cancel)
+        self.index.unsaved += 1
 
     async def close(self) -> None:
         await self.save()
         async with self.lock.writing():
             self.index.lexical.close()
 
-    async def _save_lexical(self) -> None:
-        async with self._following:
-            position = self.position
-            async with self.lock.writing():
-                await in_thread(self.index.lexical.commit)
-            await in_thread(lambda: self._manifest(snapshot.LEXICAL, position, []))
-
-    async def _save_vectors(self) -> None:
-        async with self._following:
-            async with self.lock.writing():
-                if self.index.wasted:
-                    await in_thread(self.index.compact)
+    async def save_vectors(self) -> None:
+        """Vectors and catalogue. Readers and the writer wait only while the snapshot is taken."""
+        async with self._saving:
             async with self.lock.reading():
-                await in_thread(self._write_vectors)
-            self.index.unsaved = 0
+                position, index, folder = self.followed.position, self.index, self._vectors_folder
+                unsaved = index.unsaved
+                taken, arrays = await in_thread(lambda: (index.vectors.snapshot(), index.catalogue.dump()))
+            await in_thread(lambda: self._write(position, folder, taken, arrays))
+            index.unsaved -= unsaved
             self._saved_at = time.monotonic()
 
-    def _write_vectors(self) -> None:
-        vectors, catalogue = _files(self._folder)
-        self.index.vectors.save(vectors)
-        snapshot.save_arrays(catalogue, self.index.catalogue.dump())
-        self._manifest(snapshot.VECTORS, self.position, [vectors, catalogue])
+    async def _apply(self, batch: Batch) -> None:
+        async with self.lock.writing():
+            await in_thread(lambda: self.index.apply(batch))
+        self._unerased = self._unerased or bool(batch.gone)
 
-    def _manifest(self, part: str, position: Position, files: list[Path]) -> None:
-        snapshot.write_manifest(self._folder, part, self._space, position, files)
+    async def _known(self, page: list[ItemFacts]) -> list[LexicalDocument]:
+        """Only what the catalogue knows: what came after it may be purged before the feed tells of it."""
+        async with self.lock.reading():
+            return [document(facts) for facts in page if self.index.catalogue.row(facts.item) is not None]
 
+    async def _save_words(self) -> None:
+        async with self._words:
+            position = self.followed.position
+            await in_thread(self.index.lexical.commit)
+            manifest = Manifest(self.home.space, position)
+            await in_thread(lambda: snapshot.write_manifest(self.home.folder, snapshot.LEXICAL, manifest))
 
-async def open_tenant(
-    tenant_id: str,
-    folder: Path,
-    *,
-    storage: Storage,
-    space: str,
-    dimensions: int,
-    vectors: VectorIndexes,
-    lexical: LexicalIndexes,
-    settings: LongTermSettings,
-    report: Report,
-) -> OpenTenant:
-    """Loads what is on disk and sound, rebuilds the rest from the database, and catches up with the feed."""
-    await asyncio.to_thread(folder.mkdir, 0o700, True, True)
-
-    def opened(index: TenantIndex, position: Position) -> OpenTenant:
-        return OpenTenant(tenant_id, folder, index, position, storage=storage, space=space, settings=settings)
-
-    try:
-        index, position = await asyncio.to_thread(_load, folder, space, dimensions, vectors, lexical, settings)
-        tenant = opened(index, position)
-    except IndexDamaged as damage:
-        if await asyncio.to_thread(lambda: any(folder.iterdir())):  # an empty folder is that of a new tenant
-            report(tenant_id, damage.detail)
-        await asyncio.to_thread(_clear, folder)
-        words = await asyncio.to_thread(lexical.open, folder / snapshot.LEXICAL)
-        index = TenantIndex(Catalogue(), vectors.create(dimensions), words, settings)
-        tenant = opened(index, await follower.read_everything(storage, tenant_id, space, index))
-    await tenant.catch_up()
-    return tenant
+    def _write(self, position: Position, folder: Path, taken: VectorSnapshot, arrays: Arrays) -> None:
+        """In this order: whatever ends the process, a manifest names files that are complete."""
+        files = taken.write(folder)
+        catalogue, digest = snapshot.save_catalogue(self.home.folder, arrays)
+        manifest = Manifest(self.home.space, position, folder.name, files, catalogue, digest)
+        snapshot.write_manifest(self.home.folder, snapshot.VECTORS, manifest)
+        remove_unnamed(self.home, manifest, self.spared)
 
 
-def _load(
-    folder: Path,
-    space: str,
-    dimensions: int,
-    vectors: VectorIndexes,
-    lexical: LexicalIndexes,
-    settings: LongTermSettings,
-) -> tuple[TenantIndex, Position]:
-    """Raises IndexDamaged."""
-    saved = [snapshot.read_manifest(folder, part, space) for part in (snapshot.VECTORS, snapshot.LEXICAL)]
-    vectors_file, catalogue_file = _files(folder)
-    try:
-        catalogue = Catalogue.restore(snapshot.load_arrays(catalogue_file))
-    except (KeyError, ValueError) as error:
-        raise IndexDamaged(f"{catalogue_file.name} is of another format: {error}") from error
-    index = TenantIndex(
-        catalogue, vectors.load(vectors_file, dimensions), lexical.open(folder / snapshot.LEXICAL), settings
-    )
-    return index, min(manifest.position for manifest in saved)
-
-
-def _files(folder: Path) -> tuple[Path, Path]:
-    return folder / "vectors.index", folder / "catalogue.npz"
-
-
-def _clear(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir(mode=0o700)
+def remove_unnamed(home: Home, manifest: Manifest, spared: Path | None = None) -> None:
+    """Files of earlier saves, and of what was begun and never finished; `spared`: is being made."""
+    for folder in snapshot.vectors_folders(home.folder):
+        if folder != spared:
+            home.vectors.discard(folder, manifest.files if folder.name == manifest.folder else ())
+    snapshot.remove_others(home.folder, manifest, spared)

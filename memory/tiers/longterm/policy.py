@@ -6,6 +6,9 @@ from dataclasses import dataclass
 _NEW_SHARE = 0.1
 _ROWS_PER_WAIT = 100_000
 
+_LEAST_WASTE = 1_000
+_WASTE_SHARE = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class Staleness:
@@ -21,6 +24,11 @@ def should_save(stale: Staleness, least_seconds: float) -> bool:
         return False
     patience = least_seconds * (1 + stale.rows / _ROWS_PER_WAIT)
     return stale.unsaved >= stale.rows * _NEW_SHARE or stale.seconds >= patience
+
+
+def should_compact(rows: int, nobodys: int) -> bool:
+    """`nobodys`: rows of vectors whose items are gone or were edited. They cost room, and nothing else."""
+    return nobodys >= max(_LEAST_WASTE, rows * _WASTE_SHARE)
 
 
 def widened(limit: int, total: int) -> int:

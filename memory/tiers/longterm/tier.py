@@ -7,10 +7,7 @@ process at once (invariant I9): a recall first catches up with what is committed
 import asyncio
 import contextlib
 import hashlib
-import shutil
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -18,6 +15,7 @@ from typing import ClassVar
 from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.errors import GeneratorUnavailable, StratamemError, TierUnavailable
 from memory.domain.ids import ItemId, is_memory, item_key
+from memory.domain.operations import IndexName
 from memory.domain.principals import Scope
 from memory.domain.recall import TierName, field_tests
 from memory.domain.segments import SegmentVector
@@ -27,11 +25,14 @@ from memory.ports.models import Embedder
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Question, TierStats
 from memory.tiers.longterm.catalogue import Catalogue
-from memory.tiers.longterm.follower import PAGE
+from memory.tiers.longterm.conditions import Leaves
+from memory.tiers.longterm.follower import PAGE, count
 from memory.tiers.longterm.locks import in_thread
-from memory.tiers.longterm.opened import OpenTenant, Report, open_tenant
+from memory.tiers.longterm.opened import Home, OpenTenant, Told
+from memory.tiers.longterm.opening import Report
+from memory.tiers.longterm.rebuilding import rebuild_vectors, verify_vectors, verify_words
 from memory.tiers.longterm.settings import LongTermSettings
-from memory.tiers.longterm.tenant_index import Leaves
+from memory.tiers.longterm.tenants import Tenants
 
 EmbedItems = Callable[[str, list[ItemId]], Awaitable[list[SegmentVector]]]
 
@@ -39,6 +40,9 @@ Purged = Callable[[str], Awaitable[object]]
 """Told the tenant of which something was purged, before this process says that it has forgotten it."""
 
 _HEARTBEAT = 5.0
+_PATIENCE = 2.0
+"""Seconds that a purge waits for the files to be clean before it is confirmed later."""
+_TRY_AGAIN = 60.0
 _REMOVALS = (ChangeKind.SESSION_PURGED, ChangeKind.MEMORY)
 
 
@@ -71,14 +75,12 @@ class LongTermTier:
         self._node = node
         self._settings = settings
         self._clock = clock
-        self._report = report
         self._purged = purged
-        self._open: dict[str, OpenTenant] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._tenants = Tenants(self._home, report, most=settings.open_tenants, patience=settings.open_patience)
         self._position = Position()
         self._told: set[Position] = set()
-        self._acknowledged_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._erasures: set[asyncio.Task[None]] = set()
         self.failure: str | None = None
 
     async def start(self) -> None:
@@ -86,29 +88,29 @@ class LongTermTier:
         async with self._storage.read() as tx:
             self._position = await tx.changes.followed(self._node) or Position()
         try:
-            await self._follow(acknowledge=True)
+            await self._follow()
         except (GeneratorUnavailable, TierUnavailable) as error:
             self.failure = error.detail  # a purge is not confirmed before all caches are clean; all else is served
-        self._task = asyncio.create_task(self._keep_following())
+        await self._acknowledge()
+        for keep in (self._keep_following, self._keep_acknowledging, self._keep_tending):
+            self._tasks.append(asyncio.create_task(keep()))
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        for tenant in self._open.values():
-            await tenant.close()
-        self._open.clear()
+        for task in (*self._tasks, *self._erasures):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StratamemError):
+                await task
+        await self._tenants.close()
         with contextlib.suppress(StratamemError):
             async with self._storage.write() as tx:
                 await tx.changes.unfollow(self._node)
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
-        async with self._using(tenant_id) as tenant:
+        async with self._tenants.using(tenant_id) as tenant:
             return await tenant.catch_up()
 
     async def recall(self, question: Question) -> Candidates:
-        async with self._using(question.scope.tenant_id) as tenant:
+        async with self._tenants.using(question.scope.tenant_id) as tenant:
             await tenant.catch_up(question.asked)
             leaves = await self._leaves(tenant, question)
             async with tenant.lock.reading():
@@ -121,30 +123,41 @@ class LongTermTier:
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """Closes the tenants that were idle longest, beyond the number that may stay in memory."""
-        idle = sorted(self._open.values(), key=lambda tenant: tenant.last_used)
-        surplus = idle[: max(0, len(idle) - self._settings.open_tenants)]
-        closed = 0
-        for tenant in surplus:
-            async with self._opening[tenant.tenant_id]:  # nobody opens its files while they are written
-                if not tenant.users and self._open.get(tenant.tenant_id) is tenant:
-                    del self._open[tenant.tenant_id]
-                    await tenant.close()
-                    closed += 1
-        return closed
+        return await self._tenants.close_surplus()
 
     async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
-        """Brings the index up to date with the purge and rewrites its files without what is gone."""
-        async with self._using(tenant_id) as tenant:
-            await tenant.catch_up()
-            await tenant.upkeep()
-        await self._follow(acknowledge=True)
+        """Brings the index up to date with the purge and rewrites its files without what is gone.
+
+        Of a large tenant that takes longer than anybody waits: it goes on, and is confirmed when it is done.
+        """
+        erasure = asyncio.create_task(self._erased(tenant_id))
+        self._erasures.add(erasure)
+        erasure.add_done_callback(self._erasures.discard)
+        done, _ = await asyncio.wait({erasure}, timeout=_PATIENCE)
+        for task in done:
+            task.result()
         return {}
 
+    async def rebuild(self, tenant_id: str, index: IndexName, told: Told) -> None:
+        """Makes one of the indexes of this process anew from the database, while the old one serves."""
+        async with self._tenants.using(tenant_id) as tenant:
+            await (rebuild_vectors(tenant, told) if index is IndexName.VECTORS else tenant.rewrite_words(told))
+            await tenant.save()
+
+    async def compare(self, tenant_id: str, index: IndexName, told: Told) -> list[str]:
+        """What of an index of this process differs from the database, in words; everything is looked at."""
+        async with self._tenants.using(tenant_id) as tenant:
+            return await (verify_vectors if index is IndexName.VECTORS else verify_words)(tenant, told)
+
+    async def steps(self, tenant_id: str, index: IndexName) -> int:
+        """Of a rebuild or a comparison, as they are told: of the vectors, items are read before their vectors are."""
+        return (2 if index is IndexName.VECTORS else 1) * await count(self._storage, tenant_id)
+
     async def stats(self, tenant_id: str) -> TierStats:
-        async with self._using(tenant_id) as tenant:
+        async with self._tenants.using(tenant_id) as tenant:
             await tenant.catch_up()
             counts = tenant.index.catalogue.column("vectors")[tenant.index.catalogue.column("alive")]
-            size = await asyncio.to_thread(_bytes, self._tenant_folder(tenant_id))
+            size = await asyncio.to_thread(_bytes, tenant.home.folder)
             return TierStats(
                 items=tenant.index.catalogue.live,
                 bytes=size,
@@ -158,10 +171,9 @@ class LongTermTier:
 
     async def verify(self, tenant_id: str) -> list[str]:
         problems = []
-        async with self._using(tenant_id) as tenant:
+        async with self._tenants.using(tenant_id) as tenant:
             await tenant.catch_up()
-            async with self._storage.read() as tx:
-                stored = (await tx.sessions.totals(tenant_id))["events"] + await tx.memories.count(tenant_id)
+            stored = await count(self._storage, tenant_id)
             async with tenant.lock.reading():
                 held, words = tenant.index.catalogue.live, len(tenant.index.lexical)
         if held != stored:
@@ -171,37 +183,8 @@ class LongTermTier:
         return problems
 
     async def save(self) -> None:
-        for tenant in list(self._open.values()):
+        for tenant in self._tenants.opened():
             await tenant.save()
-
-    @asynccontextmanager
-    async def _using(self, tenant_id: str) -> AsyncIterator[OpenTenant]:
-        """A tenant that stays open inside the block."""
-        tenant = await self._tenant(tenant_id)
-        try:
-            yield tenant
-        finally:
-            tenant.users -= 1
-
-    async def _tenant(self, tenant_id: str) -> OpenTenant:
-        """Counts one more user: for `_using`."""
-        async with self._opening.setdefault(tenant_id, asyncio.Lock()):
-            if tenant_id not in self._open:
-                self._open[tenant_id] = await open_tenant(
-                    tenant_id,
-                    self._tenant_folder(tenant_id),
-                    storage=self._storage,
-                    space=self._embedder.space,
-                    dimensions=self._embedder.dimensions,
-                    vectors=self._vectors,
-                    lexical=self._lexical,
-                    settings=self._settings,
-                    report=self._report,
-                )
-            tenant = self._open[tenant_id]
-            tenant.users += 1
-            tenant.last_used = time.monotonic()
-            return tenant
 
     async def _embed_newest(self, tenant: OpenTenant, question: Question) -> None:
         if not tenant.index.pending:
@@ -229,30 +212,63 @@ class LongTermTier:
                     leaves[field] = await _session_ids(tx, tenant.index.catalogue, question.scope)
         return leaves
 
+    async def _erased(self, tenant_id: str) -> None:
+        async with self._tenants.using(tenant_id) as tenant:
+            await tenant.catch_up()
+            await tenant.upkeep()
+        await self._follow()
+        await self._acknowledge()
+
     async def _keep_following(self) -> None:
         while True:
             await asyncio.sleep(self._settings.follow_seconds)
             try:
-                await self._follow()
-                for tenant in list(self._open.values()):
-                    await tenant.upkeep()
+                if await self._follow():
+                    await self._acknowledge()
+                for tenant in self._tenants.opened():
+                    async with self._tenants.holding(tenant):
+                        await tenant.upkeep()
                 await self.evict("")
                 self.failure = None
             except (StratamemError, OSError) as error:  # seen in `ready`; the next round tries again
                 self.failure = str(error)
 
-    async def _follow(self, *, acknowledge: bool = False) -> None:
-        """Brings every open tenant up to date, and drops the files of closed ones that something was purged from."""
+    async def _keep_acknowledging(self) -> None:
+        """Beside the following: a process that rewrites files for a minute is alive, and purges wait for it."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            with contextlib.suppress(StratamemError):  # `ready` tells of the database
+                await self._acknowledge()
+
+    async def _keep_tending(self) -> None:
+        """One thing at a time: each takes one core for up to minutes."""
+        while True:
+            await asyncio.sleep(self._settings.follow_seconds)
+            for tenant in self._tenants.opened():
+                try:
+                    async with self._tenants.holding(tenant):
+                        while await tenant.tend():
+                            pass
+                except (StratamemError, OSError, MemoryError) as error:
+                    # The old form serves on. Not at once again: it would fail at once again, and take a core for that.
+                    self.failure = f"an index can't be improved: {error}"
+                    await asyncio.sleep(_TRY_AGAIN)
+
+    async def _follow(self) -> bool:
+        """Brings every open tenant up to date, and drops the files of closed ones that something was purged from.
+
+        True: something was removed.
+        """
+        removed = False
         while True:
             async with self._storage.read() as tx:
                 changes = await tx.changes.after(self._position, limit=PAGE)
             for tenant_id in {change.tenant_id for change in changes}:
-                removals = any(c.tenant_id == tenant_id and c.kind in _REMOVALS for c in changes)
-                async with self._opening.setdefault(tenant_id, asyncio.Lock()):  # not while it is being opened
-                    if removals and tenant_id not in self._open:
-                        await asyncio.to_thread(shutil.rmtree, self._tenant_folder(tenant_id), ignore_errors=True)
-                if tenant_id in self._open:
-                    async with self._using(tenant_id) as tenant:
+                if any(change.tenant_id == tenant_id and change.kind in _REMOVALS for change in changes):
+                    removed = True
+                    await self._tenants.clear_closed(tenant_id)
+                if self._tenants.is_open(tenant_id):
+                    async with self._tenants.using(tenant_id) as tenant:
                         await tenant.catch_up()
                         await tenant.upkeep()
             for tenant_id in await self._with_purges([c for c in changes if c.position not in self._told]):
@@ -260,16 +276,15 @@ class LongTermTier:
             # What is not settled comes again: once is enough, since each time costs the tenant its KV.
             self._told = {change.position for change in changes if not change.settled}
             settled = [change.position for change in changes if change.settled]
-            acknowledge = acknowledge or any(change.kind in _REMOVALS for change in changes)
-            if not settled:
-                break
-            self._position = settled[-1]
-            if len(changes) < PAGE:
-                break
-        if acknowledge or time.monotonic() - self._acknowledged_at > _HEARTBEAT:
-            async with self._storage.write() as tx:
-                await tx.changes.follow(self._node, self._position, self._clock.now())
-            self._acknowledged_at = time.monotonic()
+            if settled:
+                self._position = settled[-1]
+            if not settled or len(changes) < PAGE:
+                return removed
+
+    async def _acknowledge(self) -> None:
+        """Says that this process lives, and what it has followed."""
+        async with self._storage.write() as tx:
+            await tx.changes.follow(self._node, self._position, self._clock.now())
 
     async def _with_purges(self, changes: list[Change]) -> set[str]:
         """The tenants of which something is gone; a memory that was only edited is still there."""
@@ -281,9 +296,19 @@ class LongTermTier:
                     found.add(change.tenant_id)
         return found
 
-    def _tenant_folder(self, tenant_id: str) -> Path:
+    def _home(self, tenant_id: str) -> Home:
         # Not the name itself: "." and ".." are tenants like any other.
-        return self._folder / hashlib.blake2b(tenant_id.encode(), digest_size=16).hexdigest()
+        folder = self._folder / hashlib.blake2b(tenant_id.encode(), digest_size=16).hexdigest()
+        return Home(
+            tenant_id=tenant_id,
+            folder=folder,
+            storage=self._storage,
+            space=self._embedder.space,
+            dimensions=self._embedder.dimensions,
+            vectors=self._vectors,
+            lexical=self._lexical,
+            settings=self._settings,
+        )
 
 
 async def _session_ids(tx: UnitOfWork, catalogue: Catalogue, scope: Scope) -> dict[ItemId, object]:

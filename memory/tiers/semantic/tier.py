@@ -162,16 +162,34 @@ class SemanticTier:
         )
 
     async def verify(self, tenant_id: str) -> list[str]:
+        """Of the newest sessions: all of them are an operation of minutes."""
         async with self._storage.read() as tx:
-            pages = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions, only=None)
-            problems = []
-            for session in pages:
+            newest = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions, only=None)
+        return await self.differences(newest)
+
+    async def differences(self, sessions: Sequence[Session]) -> list[str]:
+        """What is wrong with the clusters of these sessions, in words."""
+        problems = []
+        async with self._storage.read() as tx:
+            for session in sessions:
                 sizes = {c.cluster_key: c.size for c in await tx.clusters.of_session(session.session_key)}
                 for segment in await tx.segments.held(session.session_key, self._embedder.space):
                     sizes[segment.cluster_key or 0] = sizes.get(segment.cluster_key or 0, 0) - 1
                 if any(sizes.values()):
                     problems.append(f"session '{session.session_id}': cluster sizes differ from their members")
         return problems
+
+    async def recluster(self, tenant_id: str, session_key: int) -> None:
+        """Makes a session's clusters anew from its vectors. Meanwhile the other tiers answer for what is missing."""
+        async with self._storage.write() as tx:
+            if await tx.sessions.locked_by_key(session_key) is None:
+                return
+            await tx.segments.unsee(session_key, self._embedder.space)
+            await tx.clusters.remove([cluster.cluster_key for cluster in await tx.clusters.of_session(session_key)])
+            await tx.sessions.bump_semantic(session_key)
+        while await self.absorb(tenant_id, session_key):
+            pass
+        await self.evict(tenant_id, session_key)
 
     async def _unchanged(self, tx: UnitOfWork, session: Session) -> bool:
         """Whether what was planned without a lock still holds; nobody changes it from here on."""

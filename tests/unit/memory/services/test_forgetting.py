@@ -97,10 +97,10 @@ async def test_a_closed_tenants_files_go_when_something_is_purged_elsewhere(sett
         await say(container, "s", "a secret word")
         await work(container)
         await found(container)
-    assert any("vectors.index" in str(path) for path in settings.index_dir.rglob("*"))
+    assert any("rows-" in str(path) for path in settings.index_dir.rglob("*"))
     elsewhere = settings.model_copy(update={"node": "elsewhere"})
     async with build(elsewhere, models=models) as container:
         await container.forgetting.purge_session(ME, "s")
     async with build(settings, models=models) as container:
-        assert not any("vectors.index" in str(path) for path in settings.index_dir.rglob("*"))
+        assert not any("rows-" in str(path) for path in settings.index_dir.rglob("*"))
         assert await found(container) == []

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from memory.adapters.lexical.analysis import ANALYSIS
 from memory.adapters.lexical.scan import ScanIndexes
 from memory.adapters.lexical.tantivy_index import TantivyIndex, TantivyIndexes
 from memory.domain.errors import IndexDamaged, TierUnavailable
-from memory.ports.indexes import LexicalDocument, LexicalScope
+from memory.ports.indexes import LexicalDocument, LexicalIndex, LexicalScope
 
 ALL = LexicalScope(None, frozenset({"public"}))
 
@@ -22,6 +22,12 @@ def doc(item: int, text: str, session: int | None = 1) -> LexicalDocument:
 
 def found(index: TantivyIndex, query: str) -> list[int]:
     return index.search(index.analyze(query), 10_000, ALL).items.tolist()
+
+
+def rewrite(index: LexicalIndex, documents: Sequence[LexicalDocument]) -> None:
+    rewriting = index.rewriting()
+    rewriting.add(documents)
+    rewriting.finish()
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def test_readers_see_every_document_exactly_once_while_commits_run(index):
         index.put([doc(item, f"cats round{n}") for item in range(50)])
         index.put([doc(100 + n, "cats")])
         index.commit()
-    index.rewrite([doc(item, "cats") for item in range(50)])
+    rewrite(index, [doc(item, "cats") for item in range(50)])
     stop.set()
     for reader in readers:
         reader.join()
@@ -86,7 +92,7 @@ def test_puts_and_removes_during_commits_are_not_lost(index):
 def interrupted(
     index: TantivyIndex, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None], error: BaseException | None
 ) -> None:
-    """While the next commit or rewrite writes, something else happens; then it goes on, or fails."""
+    """While the next commit writes, something else happens; then it goes on, or fails."""
     write = tantivy_index._write
 
     def slow(*arguments: object) -> None:
@@ -131,22 +137,22 @@ def test_what_changes_while_a_commit_writes_comes_on_top_of_it(index, monkeypatc
     assert index.uncommitted == 0
 
 
-def test_what_is_put_while_a_rewrite_runs_comes_on_top_of_it(index, monkeypatch):
-    index.put([doc(1, "old"), doc(2, "old")])
-    interrupted(index, monkeypatch, lambda: index.put([doc(2, "newer"), doc(3, "newer")]), None)
-    index.rewrite([doc(1, "kept"), doc(2, "kept")])
-    assert (found(index, "old"), found(index, "kept"), found(index, "newer")) == ([], [1], [2, 3])
-
-
-def test_a_rewrite_that_fails_leaves_the_old_index(index, monkeypatch, tmp_path: Path):
+@pytest.mark.parametrize("error", [OSError("disk full"), ValueError("writer killed")])
+def test_a_rewrite_that_fails_leaves_the_old_index(index, monkeypatch, tmp_path: Path, error):
     index.put([doc(1, "old")])
     index.commit()
-    interrupted(index, monkeypatch, lambda: index.put([doc(2, "newer")]), ValueError("writer killed"))
-    with pytest.raises(TierUnavailable):
-        index.rewrite([])
-    assert found(index, "old newer") == [2, 1] or found(index, "old newer") == [1, 2]
+    index.put([doc(3, "old")])
+    rewriting = index.rewriting()
+    index.put([doc(2, "newer")])
+    with monkeypatch.context() as patch:
+        patch.setattr(generations, "publish", lambda _: (_ for _ in ()).throw(error))
+        with pytest.raises(TierUnavailable):
+            rewriting.finish()
+    rewriting.cancel()
+    assert sorted(found(index, "old newer")) == [1, 2, 3]
+    index.commit()
     index.close()
-    assert found(TantivyIndexes().open(tmp_path / "i"), "old") == [1]
+    assert sorted(found(TantivyIndexes().open(tmp_path / "i"), "old newer")) == [1, 2, 3]
 
 
 def test_a_commit_that_is_tried_again_adds_nothing_twice(index, monkeypatch):
@@ -176,7 +182,7 @@ def test_long_documents_score_within_the_rounding_of_their_length(tmp_path: Path
     documents = [doc(n, "cats " + " ".join(f"w{n}x{i}" for i in range(n * 7))) for n in range(60)]
     pair = [ScanIndexes().open(tmp_path / "s"), TantivyIndexes().open(tmp_path / "t")]
     for index in pair:
-        index.rewrite(documents)
+        rewrite(index, documents)
     exact, rounded = (index.search(["cat"], 99, ALL) for index in pair)
     np.testing.assert_allclose(np.sort(rounded.scores), np.sort(exact.scores), rtol=0.1)
     np.testing.assert_allclose(np.median(rounded.scores / exact.scores), 1, rtol=0.05)
@@ -194,13 +200,13 @@ def test_a_rewrite_leaves_no_trace_of_what_left_in_any_file(index, tmp_path: Pat
     index.remove([99])
     index.commit()
     assert index.holds_term("zanzibarsecret"), "a removed document's terms stay until the rewrite"
-    index.rewrite(kept)
+    rewrite(index, kept)
     assert not index.holds_term("zanzibarsecret")
     searcher = index._layers.committed._searcher
     terms = {term for term, _ in searcher.terms_with_prefix(ANALYSIS, "")}
     assert terms == {"word", *(f"kept{n}" for n in range(50))}
     never = TantivyIndexes().open(tmp_path / "never")
-    never.rewrite(kept)
+    rewrite(never, kept)
     assert sizes(tmp_path / "i") == sizes(tmp_path / "never")
     assert not any(b"zanzibar" in p.read_bytes() for p in (tmp_path / "i").rglob("*") if p.is_file())
 
@@ -225,7 +231,8 @@ def test_a_closed_index_says_so(index):
         lambda: index.put([doc(1, "cats")]),
         lambda: index.remove([1]),
         index.commit,
-        lambda: index.rewrite([]),
+        index.rewriting,
+        lambda: index.missing([doc(1, "cats")]),
         lambda: index.holds_term("cat"),
     ):
         with pytest.raises(TierUnavailable):
