@@ -25,6 +25,7 @@ NAMES = (
     "crash",
     "recall_quality",
     "embedding",
+    "compression",
     "kv_reuse",
     "kv_sharing",
     "kv_faults",

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from api.deps import Administrator, App, SessionId
 from api.errors import problems
+from api.operations.schemas import OperationAnswer
 from api.paging import Page
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
@@ -29,3 +30,13 @@ async def session_tiers(app: App, caller: Administrator, session_id: SessionId) 
 @router.get("/jobs", summary="Background work", responses=problems())
 async def jobs(app: App, caller: Administrator) -> dict[str, Any]:
     return await app.admin.jobs(caller)
+
+
+@router.get("/codecs", summary="Codebooks, and what they keep of the vectors of cold segments", responses=problems())
+async def codecs(app: App, caller: Administrator) -> dict[str, Any]:
+    return await app.codecs.overview(caller)
+
+
+@router.post("/codecs/train", status_code=202, summary="Train and code what is due", responses=problems(409))
+async def train(app: App, caller: Administrator) -> OperationAnswer:
+    return OperationAnswer.model_validate(await app.codecs.train(caller))

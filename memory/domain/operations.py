@@ -9,6 +9,7 @@ from typing import Any
 class OperationKind(StrEnum):
     INDEX = "index"
     PURGE = "purge"
+    CODEC = "codec"
 
 
 class OperationState(StrEnum):

@@ -17,6 +17,7 @@ from memory.domain.operations import NewOperation, Operation, OperationKind, Ope
 from memory.domain.principals import Key
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
+from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
 from memory.ports.turns import TurnRepository
 
@@ -354,6 +355,8 @@ class UnitOfWork(Protocol):
     def clusters(self) -> ClusterRepository: ...
     @property
     def summaries(self) -> SummaryRepository: ...
+    @property
+    def codebooks(self) -> CodebookRepository: ...
     @property
     def changes(self) -> ChangeRepository: ...
     @property

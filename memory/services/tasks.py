@@ -5,8 +5,10 @@ EMBED = "embed"
 EVICT = "evict"
 PURGE = "purge"
 SWEEP = "sweep"
+CODEC = "codec"
 
 SUBJECT_MEMORIES = "memories"
+SUBJECT_CODEC = "codec"
 
 
 def subject_of_session(session_key: int) -> str:
