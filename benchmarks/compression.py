@@ -87,7 +87,7 @@ def recalls(coded: Coded, vectors: Floats) -> list[float]:
 
 
 def methods(segments_per_stretch: float) -> dict[str, Method]:
-    """All at 42 bytes a segment; then a VQ-VAE's latent for each stretch, and the other two at as many bytes or more."""
+    """All at 42 bytes a segment; then a VQ-VAE's latent for each stretch, and the other two at no fewer bytes."""
     learned = LearnedCodec()
     size = math.ceil(learned.groups * learned.stages / segments_per_stretch)
     each = replace(learned, segments=1, latent=126, groups=42, stages=1, width=256)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from api.deps import Administrator, App, SessionId
 from api.errors import problems
@@ -38,5 +39,7 @@ async def codecs(app: App, caller: Administrator) -> dict[str, Any]:
 
 
 @router.post("/codecs/train", status_code=202, summary="Train and code what is due", responses=problems(409))
-async def train(app: App, caller: Administrator) -> OperationAnswer:
-    return OperationAnswer.model_validate(await app.codecs.train(caller))
+async def train(app: App, caller: Administrator, response: Response) -> OperationAnswer:
+    operation = await app.codecs.train(caller)
+    response.headers["Location"] = f"/v1/operations/{operation.operation_id}"
+    return OperationAnswer.model_validate(operation)

@@ -246,7 +246,7 @@ class Codecs:
             parts = stretches(cold, whole=True)
             if not parts:
                 return True
-            made = await asyncio.to_thread(lambda parts=parts: [self._code(coder, adopted, part) for part in parts])
+            made = await asyncio.to_thread(self._codes, coder, adopted, parts)
             async with self._storage.write() as tx:
                 now = self._clock.now()
                 if await tx.sessions.locked_by_key(session_key) is None:  # purged meanwhile
@@ -255,10 +255,17 @@ class Codecs:
                     return False
                 await tx.codebooks.add_codes(operation.tenant_id, made)
 
-    def _code(self, coder: Coder, adopted: Codebook, stretch: Sequence[ColdSegment]) -> Code:
-        keys = tuple(segment.segment_key for segment in stretch)
-        code = coder.encode(self._vectors(stretch))
-        return Code(adopted.codebook_key, stretch[0].session_key, stretch[0].audience, keys, code)
+    def _codes(self, coder: Coder, adopted: Codebook, parts: Sequence[Sequence[ColdSegment]]) -> list[Code]:
+        return [
+            Code(
+                codebook_key=adopted.codebook_key,
+                session_key=part[0].session_key,
+                audience=part[0].audience,
+                segment_keys=tuple(segment.segment_key for segment in part),
+                code=coder.encode(self._vectors(part)),
+            )
+            for part in parts
+        ]
 
     def _vectors(self, segments: Iterable[ColdSegment]) -> Vectors:
         joined = b"".join(segment.vector for segment in segments)

@@ -113,7 +113,7 @@ class VQVAE:
         w = self._weights
         inside = linear(batch - w["mean"], w["down"]).flatten(1)
         latent = linear(inside, w["linear"]) + linear(gelu(linear(inside, w["enter"])), w["narrow"])
-        return latent.unflatten(1, (self.shape.groups, -1))
+        return latent.reshape(len(latent), self.shape.groups, -1)
 
     def vectors(self, latent: "torch.Tensor") -> "torch.Tensor":
         """[b, groups, latent / groups] → [b, segments, d]"""
@@ -122,7 +122,7 @@ class VQVAE:
         w = self._weights
         flat = latent.flatten(1)
         inside = linear(flat, w["back"]) + linear(gelu(linear(flat, w["widen"])), w["leave"])
-        return linear(inside.unflatten(1, (self.shape.segments, -1)), w["up"]) + w["mean"]
+        return linear(inside.reshape(len(inside), self.shape.segments, -1), w["up"]) + w["mean"]
 
     def quantise(self, latent: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
         """indices [b, stages, groups] and the entries' sum [b, groups, latent / groups]."""
@@ -171,7 +171,7 @@ class _Training:
                 group["lr"] = _RATE * (1 - step / self._steps) + _RATE / 50
             loss = self._loss(self._batch(), step >= warm)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call] # torch's own
             optimiser.step()
         for tensor in learned:
             tensor.requires_grad_(False)
@@ -229,7 +229,8 @@ def _new_weights(shape: Shape) -> "dict[str, torch.Tensor]":
     flat = shape.segments * shape.width
 
     def weight(out: int, into: int, scale: float = 1.0) -> torch.Tensor:
-        return torch.randn(out, into, generator=generator) * (scale / into**0.5)
+        drawn: torch.Tensor = torch.randn(out, into, generator=generator) * (scale / into**0.5)
+        return drawn
 
     return {
         "mean": torch.zeros(shape.dimensions),
@@ -249,7 +250,7 @@ def _padded(vectors: "torch.Tensor", segments: int) -> "torch.Tensor":
     """[n, d] → [ceil(n / segments), segments, d]; zeros where there is none."""
     from torch.nn.functional import pad
 
-    return pad(vectors, (0, 0, 0, -len(vectors) % segments)).unflatten(0, (-1, segments))
+    return pad(vectors, (0, 0, 0, -len(vectors) % segments)).reshape(-1, segments, vectors.shape[1])
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class _Int8:
 
     def encode(self, stretch: Vectors) -> bytes:
         largest = np.maximum(np.abs(stretch).max(axis=1, keepdims=True), 1e-12)
-        return np.rint(stretch * (127 / largest)).astype(np.int8).tobytes()
+        return bytes(np.rint(stretch * (127 / largest)).astype(np.int8).tobytes())
 
     def decode(self, payload: bytes, count: int) -> Vectors:
         return np.frombuffer(payload, np.int8).reshape(count, self._dimensions).astype(np.float32)

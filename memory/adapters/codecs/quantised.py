@@ -78,19 +78,20 @@ def residual(size: int = SMALL_BYTES) -> Quantised:
 
 def _product(dimensions: int, size: int) -> Any:
     kept = dimensions // size * size
-    index = faiss.index_factory(dimensions, f"OPQ{size}_{kept},PQ{size}x8np")
+    index: Any = faiss.index_factory(dimensions, f"OPQ{size}_{kept},PQ{size}x8np")
     # np: without the annealing that orders centroids for Hamming distances: minutes, for what nobody asks
-    rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+    rotation: Any = faiss.downcast_VectorTransform(index.chain.at(0))
     rotation.niter, rotation.niter_pq, rotation.niter_pq_0 = _ROTATIONS, 2, _ITERATIONS
-    inner = faiss.ProductQuantizer(kept, size, 8)
-    for quantiser in (inner, faiss.downcast_index(index.index).pq):
+    inner: Any = faiss.ProductQuantizer(kept, size, 8)
+    outer: Any = faiss.downcast_index(index.index)
+    for quantiser in (inner, outer.pq):
         _few(quantiser.cp)
     rotation.pq, index.referenced_objects = inner, [inner]  # FAISS keeps a bare pointer: this keeps what it points to
     return index
 
 
 def _residual(dimensions: int, size: int) -> Any:
-    index = faiss.index_factory(dimensions, f"RQ{size}x8")
+    index: Any = faiss.index_factory(dimensions, f"RQ{size}x8")
     index.rq.train_type = faiss.ResidualQuantizer.Train_default
     index.rq.max_beam_size = _BEAM
     _few(index.rq.cp)

@@ -30,8 +30,10 @@ MOST_VECTORS = 255
 class Method(Protocol):
     """What a codec does between the seals. It never sees damaged bytes."""
 
-    name: str
-    least: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def least(self) -> int: ...
 
     def learn(self, stretches: Sequence[Vectors], goes_on: GoesOn) -> bytes: ...
 

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from memory.adapters.sql import rows
 from memory.adapters.sql.statements import one_of
 from memory.adapters.sql.tables import codebooks, coded_segments, codes, operations, segments
 from memory.domain.codecs import Code, Codebook, ColdSegment, NewCodebook, Retention
@@ -135,7 +136,7 @@ class SqlCodebooks:
             .where(codes.c.session_key == session_key)
             .order_by(codes.c.code_key, coded_segments.c.segment_key)
         )
-        found: dict[int, list[sa.Row[Any]]] = {}
+        found: dict[int, list[rows.Row]] = {}
         for row in await self._db.execute(query):
             found.setdefault(row.code_key, []).append(row)
         return [
@@ -188,7 +189,7 @@ class SqlCodebooks:
         return int((await self._db.execute(query)).scalar_one())
 
 
-def _codebook(row: sa.Row[Any]) -> Codebook:
+def _codebook(row: rows.Row) -> Codebook:
     return Codebook(
         codebook_key=row.codebook_key,
         tenant_id=row.tenant_id,
