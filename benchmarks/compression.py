@@ -148,17 +148,14 @@ def of_one(learned_from: Sequence[Coded], asked: Sequence[Coded], note: str) -> 
 
 
 def verdict(sets: dict[str, Any]) -> dict[str, Any]:
-    """The best codec on LoCoMo, own codebooks, that is small enough."""
-    small = {n: c for n, c in sets["locomo"]["own"]["codecs"].items() if c["smaller"] >= SMALLER_TARGET}
-    name = max(small, key=lambda n: small[n]["kept"])
-    kept = small[name]["kept"]
-    return {
-        f"recall kept at {SMALLER_TARGET}x smaller ({name})": {
-            "found": kept,
-            "target": KEPT_TARGET,
-            "met": kept >= KEPT_TARGET,
-        }
-    }
+    """Of each codec at 42 bytes a segment, on LoCoMo with codebooks of its own. Codebooks are not in the bytes."""
+    codecs = sets["locomo"]["own"]["codecs"]
+    each = {name: codecs[name]["kept"] for name in ("pq", "rq", "vqvae, a latent a segment")}
+    smaller = min(codecs[name]["smaller"] for name in each)
+    found: dict[str, Any] = {"smaller": {"found": smaller, "target": SMALLER_TARGET, "met": smaller >= SMALLER_TARGET}}
+    for name, kept in each.items():
+        found[f"kept, {name}"] = {"found": kept, "target": KEPT_TARGET, "met": kept >= KEPT_TARGET}
+    return found
 
 
 def show(sets: dict[str, Any]) -> None:
