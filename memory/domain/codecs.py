@@ -44,7 +44,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class NewCodebook:
-    """`body` None: it was not adopted, only its figure is kept."""
+    """`body` None: it was not adopted, only its figure is kept. `trained_on`: segments, the asked ones included."""
 
     codec: str
     body: bytes | None

@@ -22,9 +22,9 @@ from memory.ports.codecs import Codec, Coder
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.models import Vectors
 from memory.ports.storage import Storage, UnitOfWork
-from memory.services.retention import measured
 from memory.services.settings import CodecSettings
 from memory.services.tasks import CODEC, SUBJECT_CODEC
+from memory.services.training import Training
 
 _PAGE = 2_000
 """Segments read, and turned into codes, in one transaction."""
@@ -201,19 +201,27 @@ class Codecs:
         for codec in self._codecs.values():
             if len(sample) < codec.least:
                 continue
-            job = _Training(codec, parts, self._dimensions, time.monotonic() + self._settings.train_seconds)
-            running = asyncio.ensure_future(asyncio.to_thread(job.run))
-            while not running.done():
-                await asyncio.wait([running], timeout=self._lease.total_seconds() / _RENEW)
-                if not await self._alive(operation):
-                    job.ended = True
-            if job.ended:
-                await asyncio.wait([running])
+            until = time.monotonic() + self._settings.train_seconds
+            learned = await self._watched(operation, Training(codec, parts, self._dimensions, until))
+            if learned is None:
                 return None
-            found.append(await running)
+            found.append(learned)
         async with self._storage.read() as tx:
             cold = await tx.codebooks.cold(operation.tenant_id, self._space)
         return _chosen(found, max(1, cold["segments"]), self._settings.least_recall)
+
+    async def _watched(self, operation: Operation, job: Training) -> tuple[NewCodebook, bytes] | None:
+        """Renews the lease while the job runs. None: the operation was taken away, and the job ends soon."""
+        running = job.begin()
+        try:
+            while not running.done():
+                await asyncio.wait([running], timeout=self._lease.total_seconds() / _RENEW)
+                if not await self._alive(operation):
+                    return None
+            return running.result()
+        finally:
+            job.ended = True
+            running.cancel()
 
     async def _publish(self, operation: Operation, new: Sequence[NewCodebook]) -> bool:
         """All or nothing, and not after a purge: that ends the operation."""
@@ -317,30 +325,6 @@ class Codecs:
     async def _release(self, operation_id: str, reason: str) -> None:
         async with self._storage.write() as tx:
             await tx.operations.release(operation_id, reason)
-
-
-class _Training:
-    """One codec, in a thread. `ended`: set from outside, it stops soon."""
-
-    def __init__(self, codec: Codec, parts: Sequence[Vectors], dimensions: int, until: float) -> None:
-        self._codec = codec
-        self._parts = parts
-        self._dimensions = dimensions
-        self._until = until
-        self.ended = False
-
-    def run(self) -> tuple[NewCodebook, bytes]:
-        """Measured on a fifth that it did not see, then learned again from all."""
-        seen = [part for place, part in enumerate(self._parts) if place % 5]
-        unseen = [part for place, part in enumerate(self._parts) if not place % 5]
-        trial = self._codec.open(self._codec.train(seen or unseen, self._goes_on), self._dimensions)
-        retention = measured(trial, unseen)
-        trained_on = sum(len(part) for part in self._parts)
-        body = b"" if self.ended else self._codec.train(self._parts, self._goes_on)
-        return NewCodebook(self._codec.name, None, retention, trained_on), body
-
-    def _goes_on(self, done: float) -> bool:
-        return not self.ended and time.monotonic() < self._until
 
 
 def _chosen(found: Sequence[tuple[NewCodebook, bytes]], cold: int, least_recall: float) -> list[NewCodebook]:

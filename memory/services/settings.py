@@ -16,7 +16,7 @@ class CodecSettings(BaseModel):
     least_segments: int = Field(
         default=2_000, ge=64, description="Segments of a tenant from which on codecs are trained."
     )
-    sample: int = Field(default=20_000, ge=64, le=1_000_000, description="Segments that are learned from at most.")
+    sample: int = Field(default=10_000, ge=64, le=1_000_000, description="Segments that are learned from at most.")
     train_seconds: float = Field(
         default=300, gt=0, description="After so long the training of a codec ends with what it has learned."
     )

@@ -1,6 +1,7 @@
 """Codecs are measured, adopted, used and dropped; whatever happens to codes, the vectors are there."""
 
 import asyncio
+import threading
 from datetime import timedelta
 
 import numpy as np
@@ -260,6 +261,27 @@ async def test_private_segments_are_coded_apart_and_never_learned_from(storage, 
     assert len(audiences) == 12 + 2
     assert SHARED in audiences
     assert len(set(audiences)) == 2
+
+
+async def test_a_worker_that_stops_does_not_wait_for_a_training(storage, make):
+    await say_cold(storage)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        begun.set()
+        go_on.wait(20)
+
+    codecs = make(Small(wait))
+    operation = await codecs.train(ME)
+    working = asyncio.create_task(codecs.work(operation.operation_id))
+    await asyncio.to_thread(begun.wait, 20)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(working, 5)
+    go_on.set()
+    after = await state(storage, operation.operation_id)
+    assert (after.state, after.error) == (OperationState.QUEUED, "the worker was stopped")
+    assert (await codecs.overview(ME))["codebooks"] == []
 
 
 async def test_training_ends_soon_when_its_operation_is_cancelled(storage, make):
