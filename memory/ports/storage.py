@@ -94,7 +94,7 @@ class SessionRepository(Protocol):
         """Makes the session's events up to the end of `share`, and all its memories, the heir's; counts by kind."""
 
     async def purge(self, session_key: int) -> dict[str, int]:
-        """Deletes the session and all that belongs to it, but for codes (`codebooks.forget`); counts by kind."""
+        """Deletes the session and all that belongs to it; counts by kind, but for codes (`codebooks.forget`)."""
 
     async def totals(self, tenant_id: str) -> dict[str, int]:
         """sessions, events, tokens."""
