@@ -101,9 +101,8 @@ async def test_a_purged_session_leaves_no_row(database, storage):
 async def test_every_column_that_names_a_session_is_known_to_the_purge(database):
     """A new table with a session_key must be added to `purge`, and then here."""
     named = {table.name for table in metadata.tables.values() if "session_key" in table.columns}
-    covered = {"sessions", "events", "memories", "segments", "clusters", "summaries", "idempotency", "operations"} | {
-        "codes"
-    }
+    covered = {"sessions", "events", "memories", "segments", "clusters", "summaries", "codes"}
+    covered |= {"idempotency", "operations"}
     assert named == covered | NAMES_ONLY
 
 
