@@ -26,6 +26,7 @@ NAMES = (
     "recall_quality",
     "embedding",
     "summary_quality",
+    "compression",
     "kv_reuse",
     "kv_sharing",
     "kv_faults",

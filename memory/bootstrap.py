@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from memory.adapters.clock import SystemClock
+from memory.adapters.codecs.plain import Int8
+from memory.adapters.codecs.quantised import product, residual
+from memory.adapters.codecs.sealed import SealedCodec
 from memory.adapters.jobs.celery_queue import CeleryQueue
 from memory.adapters.kv.null import NullKVStore
 from memory.adapters.kv.runtime import RuntimeKVStore
@@ -27,6 +30,7 @@ from memory.adapters.models.inprocess import load_models
 from memory.adapters.models.openai_http import OpenAIGenerator
 from memory.adapters.models.runtime_http import RemoteRuntime, RuntimeGenerator, connect
 from memory.adapters.models.settings import GenerationSettings
+from memory.adapters.models.vqvae import LearnedCodec
 from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
@@ -41,6 +45,7 @@ from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
 from memory.services.activity import Activity
 from memory.services.admin import Admin
+from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
 from memory.services.duplicates import Duplicates
@@ -112,6 +117,7 @@ class Container:
     forgetting: Forgetting
     consolidation: Consolidation
     indexes: Indexes
+    codecs: Codecs
     upkeep: Upkeep
     admin: Admin
     traffic: Traffic
@@ -259,6 +265,7 @@ async def _wire(
         forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
         consolidation=consolidation,
         indexes=indexes,
+        codecs=_codecs(storage, embedder, jobs, clock, lease, settings),
         upkeep=Upkeep(
             storage,
             jobs,
@@ -379,6 +386,21 @@ def _kv(generator: Generator | None, remote: RemoteRuntime | None, salt: Callabl
 def _turns(storage: SqlStorage, clock: SystemClock, wanted: GenerationSettings) -> Turns:
     lease = timedelta(seconds=wanted.turn_lease)
     return Turns(storage, clock, lease=lease, patience=wanted.turn_patience, waiting=wanted.turns_waiting)
+
+
+def _codecs(
+    storage: SqlStorage, embedder: Embedder, jobs: CeleryQueue, clock: SystemClock, lease: timedelta, settings: Settings
+) -> Codecs:
+    return Codecs(
+        storage=storage,
+        codecs=[SealedCodec(method) for method in (Int8(), product(), residual(), LearnedCodec())],
+        space=embedder.space,
+        dimensions=embedder.dimensions,
+        jobs=jobs,
+        clock=clock,
+        lease=lease,
+        settings=settings.codecs,
+    )
 
 
 def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:

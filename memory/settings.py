@@ -12,7 +12,7 @@ from memory.adapters.jobs.settings import JobSettings
 from memory.adapters.models.settings import GenerationSettings, Precision
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.recall.settings import RecallSettings
-from memory.services.settings import MemorySettings
+from memory.services.settings import CodecSettings, MemorySettings
 from memory.tiers.hot.settings import HotSettings
 from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.semantic.settings import SemanticSettings
@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     semantic: SemanticSettings = SemanticSettings()
     longterm: LongTermSettings = LongTermSettings()
     recall: RecallSettings = RecallSettings()
+    codecs: CodecSettings = CodecSettings()
     generation: GenerationSettings = GenerationSettings()
     memories: MemorySettings = MemorySettings()
 

@@ -3,8 +3,9 @@
 import logging
 
 from memory.adapters.jobs.celery_app import JobApp, job_app
-from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, INDEXES, PURGE, SWEEP
+from memory.services.tasks import CODEC, CONSOLIDATE, EMBED, EVICT, INDEXES, PURGE, SWEEP
 from memory.settings import Settings
+from workers.codec import codec
 from workers.consolidate import consolidate
 from workers.embed import embed
 from workers.evict import evict
@@ -15,6 +16,7 @@ from workers.sweep import sweep, upkeep
 from workers.task import Bridge, Job, register
 
 JOBS: dict[str, Job] = {
+    CODEC: codec,
     CONSOLIDATE: consolidate,
     EMBED: embed,
     EVICT: evict,

@@ -9,3 +9,4 @@ async def sweep(services: Services) -> None:
 
 async def upkeep(services: Services) -> None:
     await services.upkeep.tidy()
+    await services.codecs.plan()

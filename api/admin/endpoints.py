@@ -34,6 +34,17 @@ async def jobs(app: App, caller: Administrator) -> dict[str, Any]:
     return await app.admin.jobs(caller)
 
 
+@router.get("/codecs", summary="Codebooks, and what they keep of the vectors of cold segments", responses=problems())
+async def codecs(app: App, caller: Administrator) -> dict[str, Any]:
+    return await app.codecs.overview(caller)
+
+
+@router.post("/codecs/train", status_code=202, summary="Train and code what is due", responses=problems(409))
+async def train(app: App, caller: Administrator, response: Response) -> OperationAnswer:
+    operation = await app.codecs.train(caller)
+    return _accepted(operation, response)
+
+
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {"description": "The operation, whose result says what it covered", "headers": {"Location": LOCATION}}
 }

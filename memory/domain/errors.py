@@ -38,7 +38,9 @@ StratamemError
     ├── GeneratorUnavailable  the model's engine can't answer, or broke off
     │   └── TooManyAnswers  so many of this tenant wait already           429
     └── TierUnavailable     one tier can't answer: the others still do
-        └── IndexDamaged    checksum, size or format is wrong: rebuild it
+        ├── IndexDamaged    checksum, size or format is wrong: rebuild it
+        ├── CodebookDamaged a codec's codebook can't be read: it is trained anew
+        └── CodeUnreadable  a code is damaged, or another codebook's
 
 Each error carries the objects it speaks of; `code` is what clients match on, `detail` says what to do.
 """
@@ -248,3 +250,11 @@ class TierUnavailable(Retryable):
 
 class IndexDamaged(TierUnavailable):
     code = "index_damaged"
+
+
+class CodebookDamaged(TierUnavailable):
+    code = "codebook_damaged"
+
+
+class CodeUnreadable(TierUnavailable):
+    code = "code_unreadable"

@@ -11,6 +11,7 @@ class OperationKind(StrEnum):
     PURGE = "purge"
     REBUILD = "rebuild"
     VERIFY = "verify"
+    CODEC = "codec"
 
 
 class IndexName(StrEnum):

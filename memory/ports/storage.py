@@ -16,6 +16,7 @@ from memory.domain.operations import NewOperation, Operation, OperationKind, Ope
 from memory.domain.principals import Key
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
+from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
 from memory.ports.turns import TurnRepository
@@ -93,7 +94,7 @@ class SessionRepository(Protocol):
         """Makes the session's events up to the end of `share`, and all its memories, the heir's; counts by kind."""
 
     async def purge(self, session_key: int) -> dict[str, int]:
-        """Deletes the session and all that belongs to it; counts by kind."""
+        """Deletes the session and all that belongs to it; counts by kind, but for codes (`codebooks.forget`)."""
 
     async def totals(self, tenant_id: str) -> dict[str, int]:
         """sessions, events, tokens."""
@@ -305,6 +306,8 @@ class UnitOfWork(Protocol):
     def clusters(self) -> ClusterRepository: ...
     @property
     def summaries(self) -> SummaryRepository: ...
+    @property
+    def codebooks(self) -> CodebookRepository: ...
     @property
     def changes(self) -> ChangeRepository: ...
     @property

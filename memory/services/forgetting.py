@@ -63,10 +63,12 @@ class Forgetting:
             if hidden := [one for one in going if not principal.may_reach(one.session_id)]:
                 raise Forbidden(f"{len(hidden)} of the forks are out of this key's reach: nothing is purged")
             keys = {one.session_key for one in going}
+            codes = await tx.codebooks.forget(principal.tenant_id, self._clock.now())  # they may know what goes
             removal = Removal(tx, self._clock.now(), [one for one in family if one.session_key not in keys])
             for one in going:
                 await removal.remove(one)
             removal.purged.update(_NOTHING)
+            removal.purged.update({kind: count for kind, count in codes.items() if count})
             operation_id = await self._promise(
                 tx,
                 principal.tenant_id,

@@ -1,4 +1,4 @@
-"""When do two memories say the same?"""
+"""When do two memories say the same, and how good must the codes of cold segments be?"""
 
 from pydantic import BaseModel, Field
 
@@ -9,4 +9,23 @@ class MemorySettings(BaseModel):
         ge=0.5,
         le=1,
         description="Cosine from which a memory is marked as repeating another; 1: only what is the same.",
+    )
+
+
+class CodecSettings(BaseModel):
+    enabled: bool = Field(
+        default=False, description="Keep codes of what the semantic tier has let go of, beside its vectors."
+    )
+    least_recall: float = Field(
+        default=0.92,
+        ge=0,
+        le=1,
+        description="Share of nearest neighbours that must stay among the ten best by codes, to adopt a codec.",
+    )
+    least_segments: int = Field(
+        default=2_000, ge=64, description="Segments of a tenant from which on codecs are trained."
+    )
+    sample: int = Field(default=10_000, ge=64, le=1_000_000, description="Segments that are learned from at most.")
+    train_seconds: float = Field(
+        default=300, gt=0, description="After so long the training of a codec ends with what it has learned."
     )

@@ -6,8 +6,10 @@ EVICT = "evict"
 INDEXES = "indexes"
 PURGE = "purge"
 SWEEP = "sweep"
+CODEC = "codec"
 
 SUBJECT_MEMORIES = "memories"
+SUBJECT_CODEC = "codec"
 
 
 def subject_of_session(session_key: int) -> str:

@@ -9,7 +9,7 @@ from memory.domain.errors import StratamemError
 from memory.domain.operations import Operation, OperationKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
-from memory.services.tasks import CONSOLIDATE, INDEXES, PURGE
+from memory.services.tasks import CODEC, CONSOLIDATE, INDEXES, PURGE
 from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ _FIRST_STEP = {
     OperationKind.PURGE: PURGE,
     OperationKind.REBUILD: INDEXES,
     OperationKind.VERIFY: INDEXES,
+    OperationKind.CODEC: CODEC,
 }
 _BATCH = 500
 _LAPSED = timedelta(hours=1)

@@ -147,3 +147,13 @@ def test_operators_see_numbers(http: httpx.Client) -> None:
     assert http.get("/v1/operations", params={"state": "queued,running"}).status_code == 200
     ready = http.get("/health/ready").json()
     assert ready["database"]["state"] == "ok"
+
+
+def test_codecs_are_shown_and_their_work_is_an_operation(http: httpx.Client) -> None:
+    shown = http.get("/v1/admin/codecs").json()
+    assert (shown["codebooks"], shown["degraded"]) == ([], [])
+    assert set(shown["cold"]) == {"segments", "coded", "code_bytes", "vector_bytes"}
+    asked = http.post("/v1/admin/codecs/train")
+    assert (asked.status_code, asked.json()["kind"]) == (202, "codec")
+    assert asked.headers["Location"] == f"/v1/operations/{asked.json()['operation_id']}"
+    assert http.get(asked.headers["Location"]).status_code == 200

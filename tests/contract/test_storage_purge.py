@@ -6,6 +6,7 @@ from sqlalchemy.exc import IntegrityError
 
 from memory.adapters.sql.tables import metadata
 from memory.domain.changes import ChangeKind, NewChange
+from memory.domain.codecs import Code, NewCodebook, Retention
 from memory.domain.events import Appended, EventVisibility
 from memory.domain.memories import MemorySource, MemoryVisibility
 from memory.domain.operations import OperationKind
@@ -43,6 +44,11 @@ async def fill(tx, session_id, mark):
     await tx.segments.set_vectors({segment.segment_key: mark.encode() for segment in pending[:2]}, NOW)
     cluster = await tx.clusters.add(key, "session", mark.encode(), 1)
     await tx.segments.hold({pending[0].segment_key: cluster})
+    if not await tx.codebooks.all(TENANT, SPACE):
+        await tx.codebooks.publish(TENANT, SPACE, [NewCodebook("pq", b"", Retention(1.0, 1, 1.0), 1)], NOW)
+    (codebook,) = await tx.codebooks.all(TENANT, SPACE)
+    held = (pending[1].segment_key,)
+    await tx.codebooks.add_codes(TENANT, [Code(codebook.codebook_key, key, "session", held, mark.encode())])
     await tx.summaries.add(key, {1: [mark], 2: [mark]})
     await tx.events.remember_answer(key, mark.encode(), b"", Appended(session_id, 1, 1, (mark,), 1), NOW)
     await tx.operations.enqueue(
@@ -95,7 +101,8 @@ async def test_a_purged_session_leaves_no_row(database, storage):
 async def test_every_column_that_names_a_session_is_known_to_the_purge(database):
     """A new table with a session_key must be added to `purge`, and then here."""
     named = {table.name for table in metadata.tables.values() if "session_key" in table.columns}
-    covered = {"sessions", "events", "memories", "segments", "clusters", "summaries", "idempotency", "operations"}
+    covered = {"sessions", "events", "memories", "segments", "clusters", "summaries", "codes"}
+    covered |= {"idempotency", "operations"}
     assert named == covered | NAMES_ONLY
 
 

@@ -148,6 +148,7 @@ def _kind(column_type):
     kinds = {
         sa.Boolean: "boolean",
         sa.Integer: "whole",
+        sa.Float: "fraction",
         sa.LargeBinary: "bytes",
         sa.JSON: "json",
         sa.String: "text",

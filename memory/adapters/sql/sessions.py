@@ -12,6 +12,8 @@ from memory.adapters.sql.lineages import along, held_elsewhere, memories_in_any,
 from memory.adapters.sql.statements import Lookup, one_of, upsert
 from memory.adapters.sql.tables import (
     clusters,
+    coded_segments,
+    codes,
     events,
     idempotency,
     memories,
@@ -232,6 +234,9 @@ class SqlSessions:
         of_session = segments.c.session_key == session_key
         counts = {"vectors": await self._count(segments, sa.and_(of_session, segments.c.vector.is_not(None)))}
         # Children first: foreign keys are enforced.
+        coded = sa.select(codes.c.code_key).where(codes.c.session_key == session_key)
+        await self._db.execute(coded_segments.delete().where(coded_segments.c.code_key.in_(coded)))
+        await self._db.execute(codes.delete().where(codes.c.session_key == session_key))
         for name, table in (
             ("segments", segments),
             ("clusters", clusters),

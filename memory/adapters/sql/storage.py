@@ -19,6 +19,7 @@ from sqlalchemy.util import await_only
 from memory.adapters.sql import sqlite_driver
 from memory.adapters.sql.changes import SqlChanges
 from memory.adapters.sql.clusters import SqlClusters
+from memory.adapters.sql.codebooks import SqlCodebooks
 from memory.adapters.sql.events import SqlEvents
 from memory.adapters.sql.failures import translated
 from memory.adapters.sql.keys import SqlKeys, SqlTenants
@@ -52,6 +53,7 @@ class SqlUnitOfWork:
         self.segments = SqlSegments(connection)
         self.clusters = SqlClusters(connection)
         self.summaries = SqlSummaries(connection)
+        self.codebooks = SqlCodebooks(connection)
         self.changes = SqlChanges(connection)
         self.operations = SqlOperations(connection)
         self.turns = SqlTurns(connection)

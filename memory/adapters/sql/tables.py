@@ -274,6 +274,43 @@ operations = sa.Table(
     ),
 )
 
+codebooks = sa.Table(
+    "codebooks",
+    metadata,
+    _key("codebook_key"),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("space", sa.String(128), nullable=False),
+    sa.Column("codec", sa.String(16), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("body", sa.LargeBinary, comment="sealed; null: measured and not adopted"),
+    sa.Column("recall", sa.Float, nullable=False, comment="of what was measured: see domain.codecs.Retention"),
+    sa.Column("asked", sa.Integer, nullable=False),
+    sa.Column("bytes_per_segment", sa.Float, nullable=False),
+    sa.Column("trained_on", sa.BigInteger, nullable=False, comment="segments"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.UniqueConstraint("tenant_id", "space", "codec", "version"),
+    sqlite_autoincrement=True,
+)
+
+codes = sa.Table(
+    "codes",
+    metadata,
+    _key("code_key"),
+    sa.Column("tenant_id", Id, nullable=False, index=True),
+    sa.Column("codebook_key", Key, sa.ForeignKey("codebooks.codebook_key"), nullable=False, index=True),
+    sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), nullable=False, index=True),
+    sa.Column("audience", sa.String(160), nullable=False),
+    sa.Column("code", sa.LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+coded_segments = sa.Table(
+    "coded_segments",
+    metadata,
+    sa.Column("segment_key", Key, primary_key=True, autoincrement=False),
+    sa.Column("code_key", Key, sa.ForeignKey("codes.code_key"), nullable=False, index=True),
+)
+
 turns = sa.Table(
     "turns",
     metadata,

@@ -1,10 +1,12 @@
 import pytest
 
+from memory.domain.codecs import Code, NewCodebook, Retention
 from memory.domain.errors import NotFound
 from memory.domain.memories import MemoryKind, MemorySource, MemoryVisibility, NewMemory
 from memory.domain.operations import Operation, OperationState, Receipt
 from memory.domain.principals import Principal
 from memory.domain.recall import RecallRequest
+from tests.services import NOW
 from tests.unit.memory.services.conftest import ME, say, work
 
 
@@ -104,3 +106,23 @@ async def test_a_closed_tenants_files_go_when_something_is_purged_elsewhere(sett
     async with build(settings, models=models) as container:
         assert not any("rows-" in str(path) for path in settings.index_dir.rglob("*"))
         assert await found(container) == []
+
+
+async def test_a_purge_takes_codes_and_codebooks_along(container):
+    """Of other sessions, too: nobody can say from which texts an entry of a codebook comes."""
+    await say(container, "s", "the cat sat")
+    await say(container, "other", "on the mat")
+    await work(container)
+    async with container.storage.write() as tx:
+        retention = Retention(recall=1.0, asked=1, bytes_per_segment=1.0)
+        await tx.codebooks.publish("default", container.embedder.space, [NewCodebook("pq", b"body", retention, 2)], NOW)
+        (codebook,) = await tx.codebooks.all("default", container.embedder.space)
+        for name in ("s", "other"):
+            session = await tx.sessions.get("default", name)
+            (held,) = await tx.segments.held(session.session_key, container.embedder.space)
+            code = Code(codebook.codebook_key, session.session_key, "session", (held.segment_key,), b"code")
+            await tx.codebooks.add_codes("default", [code])
+    receipt = await container.forgetting.purge_session(ME, "s")
+    assert (receipt.purged["codes"], receipt.purged["codebooks"]) == (2, 1)
+    again = await container.forgetting.purge_session(ME, "other")
+    assert "codes" not in again.purged
