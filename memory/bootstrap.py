@@ -51,6 +51,7 @@ from memory.services.memories import Memories
 from memory.services.operations import Operations
 from memory.services.passages import Passages
 from memory.services.past import FormerTexts
+from memory.services.policies import Policies
 from memory.services.recall import Recall
 from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.sessions import Sessions
@@ -106,6 +107,7 @@ class Container:
     history: History
     operations: Operations
     forgetting: Forgetting
+    policies: Policies
     consolidation: Consolidation
     upkeep: Upkeep
     admin: Admin
@@ -203,6 +205,7 @@ async def _wire(
         clock=clock,
     )
     events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
+    forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
     context = Contexts(storage, recall, Summaries(storage), tokenizer)
     warming = Warming(context, kv) if settings.generation.warm else None
     if warming is not None:
@@ -227,7 +230,16 @@ async def _wire(
         memories=Memories(storage, tokenizer, jobs, secrets, clock),
         history=History(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
-        forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
+        forgetting=forgetting,
+        policies=Policies(
+            storage=storage,
+            space=embedder.space,
+            forgetting=forgetting,
+            usage=usage,
+            jobs=jobs,
+            clock=clock,
+            lease=lease,
+        ),
         consolidation=consolidation,
         upkeep=Upkeep(
             storage,

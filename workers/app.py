@@ -3,11 +3,12 @@
 import logging
 
 from memory.adapters.jobs.celery_app import JobApp, job_app
-from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, PURGE, SWEEP
+from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, FORGET, PURGE, SWEEP
 from memory.settings import Settings
 from workers.consolidate import consolidate
 from workers.embed import embed
 from workers.evict import evict
+from workers.forget import forget
 from workers.purge import purge
 from workers.schedule import UPKEEP, table
 from workers.sweep import sweep, upkeep
@@ -18,6 +19,7 @@ JOBS: dict[str, Job] = {
     EMBED: embed,
     EVICT: evict,
     PURGE: purge,
+    FORGET: forget,
     SWEEP: sweep,
     UPKEEP: upkeep,
 }

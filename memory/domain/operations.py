@@ -9,6 +9,7 @@ from typing import Any
 class OperationKind(StrEnum):
     INDEX = "index"
     PURGE = "purge"
+    FORGET = "forget"
 
 
 class OperationState(StrEnum):

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from memory.domain.forgetting import Outline
 from memory.domain.lineage import Lineage
 from memory.domain.memories import Memory, MemorySource, MemoryVersion, MemoryVisibility, Then
 
@@ -29,6 +30,8 @@ class MemoryRepository(Protocol):
 
     async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]: ...
 
+    async def by_ids(self, tenant_id: str, memory_ids: Sequence[str]) -> list[Memory]: ...
+
     async def page(
         self,
         tenant_id: str,
@@ -41,6 +44,19 @@ class MemoryRepository(Protocol):
         agent_id: str | None = None,
         only_sessions: frozenset[str] | None = None,
     ) -> list[Memory]: ...
+
+    async def outlines(
+        self,
+        tenant_id: str,
+        audiences: frozenset[str],
+        *,
+        after_key: int,
+        limit: int,
+        kinds: frozenset[str] | None = None,
+        only_sessions: frozenset[str] | None = None,
+        with_metadata: bool = False,
+    ) -> list[Outline]:
+        """As `page`, by key and without texts; without metadata unless it is asked for."""
 
     async def update(
         self,
@@ -75,7 +91,11 @@ class MemoryRepository(Protocol):
     async def used(self, uses: Mapping[int, int], now: datetime) -> None:
         """Adds to the accesses of each memory_key."""
 
-    async def purge(self, memory_key: int) -> dict[str, int]: ...
+    async def unpinned(self, memory_keys: Sequence[int]) -> list[int]:
+        """Those of them that are there and not pinned, locked."""
+
+    async def purge(self, *memory_keys: int) -> dict[str, int]:
+        """Their rows, versions and segments; counts by kind. What repeated them is compared anew."""
 
     async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[Memory]:
         """Memories of the session, and those whose source is in it."""

@@ -4,6 +4,7 @@ CONSOLIDATE = "consolidate"
 EMBED = "embed"
 EVICT = "evict"
 PURGE = "purge"
+FORGET = "forget"
 SWEEP = "sweep"
 
 SUBJECT_MEMORIES = "memories"

@@ -9,12 +9,12 @@ from memory.domain.errors import StratamemError
 from memory.domain.operations import OperationKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
-from memory.services.tasks import CONSOLIDATE, PURGE
+from memory.services.tasks import CONSOLIDATE, FORGET, PURGE
 from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
 
-_FIRST_STEP = {OperationKind.INDEX: CONSOLIDATE, OperationKind.PURGE: PURGE}
+_FIRST_STEP = {OperationKind.INDEX: CONSOLIDATE, OperationKind.PURGE: PURGE, OperationKind.FORGET: FORGET}
 _BATCH = 500
 
 

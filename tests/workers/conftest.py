@@ -34,7 +34,7 @@ class FakeServices:
         self.on: dict[str, Callable[..., Awaitable[None]]] = {}
         self.opened = 0
         self.closed = 0
-        self.consolidation = self.forgetting = self.upkeep = self
+        self.consolidation = self.forgetting = self.policies = self.upkeep = self
 
     @asynccontextmanager
     async def open(self) -> Any:
@@ -44,7 +44,7 @@ class FakeServices:
         self.closed += 1
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
-        if name not in {"consolidate", "embed", "evict", "finish_purge", "sweep", "tidy"}:
+        if name not in {"consolidate", "embed", "evict", "finish_purge", "finish_forget", "sweep", "tidy"}:
             raise AttributeError(name)
 
         async def call(*ids: str) -> None:
