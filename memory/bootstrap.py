@@ -227,7 +227,7 @@ async def _wire(
         embeddings=Embeddings(embedder, tokenizer),
         generation=Generation(generator, events, context, warming, context_tokens=settings.generation.context_tokens),
         kv=KV(storage, kv, clock, warming),
-        memories=Memories(storage, tokenizer, jobs, secrets, clock),
+        memories=Memories(storage, tokenizer, jobs, secrets, clock, usage),
         history=History(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
         forgetting=forgetting,

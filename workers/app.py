@@ -10,8 +10,8 @@ from workers.embed import embed
 from workers.evict import evict
 from workers.forget import forget
 from workers.purge import purge
-from workers.schedule import UPKEEP, table
-from workers.sweep import sweep, upkeep
+from workers.schedule import EXPIRE, UPKEEP, table
+from workers.sweep import expire, sweep, upkeep
 from workers.task import Bridge, Job, register
 
 JOBS: dict[str, Job] = {
@@ -22,6 +22,7 @@ JOBS: dict[str, Job] = {
     FORGET: forget,
     SWEEP: sweep,
     UPKEEP: upkeep,
+    EXPIRE: expire,
 }
 _LEAST_LEVEL = {
     "celery": logging.WARNING,

@@ -9,3 +9,7 @@ async def sweep(services: Services) -> None:
 
 async def upkeep(services: Services) -> None:
     await services.upkeep.tidy()
+
+
+async def expire(services: Services) -> None:
+    await services.upkeep.expire()

@@ -48,6 +48,8 @@ class Upkeep(Protocol):
 
     async def tidy(self) -> object: ...
 
+    async def expire(self) -> object: ...
+
 
 class Services(Protocol):
     """What the workers need of the container."""

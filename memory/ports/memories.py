@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from memory.domain.forgetting import Outline
 from memory.domain.lineage import Lineage
 from memory.domain.memories import Memory, MemorySource, MemoryVersion, MemoryVisibility, Then
+from memory.domain.recall import Use
 
 
 class MemoryRepository(Protocol):
@@ -43,7 +44,9 @@ class MemoryRepository(Protocol):
         kind: str | None = None,
         agent_id: str | None = None,
         only_sessions: frozenset[str] | None = None,
-    ) -> list[Memory]: ...
+        alive_at: datetime | None = None,
+    ) -> list[Memory]:
+        """Newest first. `alive_at`: without those whose time to live was over by then."""
 
     async def outlines(
         self,
@@ -52,6 +55,7 @@ class MemoryRepository(Protocol):
         *,
         after_key: int,
         limit: int,
+        alive_at: datetime,
         kinds: frozenset[str] | None = None,
         only_sessions: frozenset[str] | None = None,
         with_metadata: bool = False,
@@ -88,8 +92,14 @@ class MemoryRepository(Protocol):
     async def originals(self, memory_keys: Sequence[int]) -> list[Memory]:
         """Those of them that were compared and repeat none."""
 
-    async def used(self, uses: Mapping[int, int], now: datetime) -> None:
+    async def used(self, uses: Mapping[int, Use]) -> None:
         """Adds to the accesses of each memory_key."""
+
+    async def expired(self, now: datetime, limit: int) -> list[Memory]:
+        """Of all tenants: those whose time to live is over, locked; without those that another is at."""
+
+    async def expired_of(self, tenant_id: str, now: datetime) -> list[int]:
+        """Of one tenant: the keys of those that are still there."""
 
     async def unpinned(self, memory_keys: Sequence[int]) -> list[int]:
         """Those of them that are there and not pinned, locked."""

@@ -84,7 +84,8 @@ class Forgetting:
     async def purge_memory(self, principal: Principal, memory_id: str) -> Receipt | Operation:
         """Raises NotFound."""
         async with self._storage.write() as tx:
-            memory = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id))
+            found = await tx.memories.locked(principal.tenant_id, memory_id)
+            memory = seen(principal, memory_id, found, self._clock.now())
             counts = Counter(NOTHING)
             counts.update(await tx.memories.purge(memory.memory_key))
             change = NewChange(ChangeKind.MEMORY, memory.tenant_id, memory_key=memory.memory_key)

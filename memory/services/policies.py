@@ -82,7 +82,7 @@ class Policies:
         await self._usage.flush()
         now = self._clock.now()
         async with self._storage.read() as tx:
-            outlines = await _considered(tx, principal, policy)
+            outlines = await _considered(tx, principal, policy, now)
             alike = {} if policy.redundancy is None else await self._alike(tx, principal.tenant_id, outlines, now)
             going = await asyncio.to_thread(judge, outlines, policy, now, alike)
             shown = going[:SHOWN]
@@ -182,7 +182,7 @@ class Policies:
         return alike
 
 
-async def _considered(tx: UnitOfWork, principal: Principal, policy: ForgetPolicy) -> list[Outline]:
+async def _considered(tx: UnitOfWork, principal: Principal, policy: ForgetPolicy, now: datetime) -> list[Outline]:
     found: list[Outline] = []
     after = 0
     while True:
@@ -191,6 +191,7 @@ async def _considered(tx: UnitOfWork, principal: Principal, policy: ForgetPolicy
             Scope.of(principal, None).audiences,
             after_key=after,
             limit=_PAGE,
+            alive_at=now,
             kinds=policy.kinds,
             only_sessions=principal.session_ids,
             with_metadata=policy.filter is not None,

@@ -1,4 +1,4 @@
-"""What must be looked after, whether or not anybody asks? Lost jobs are sent again, old records go."""
+"""What must be looked after, whether or not anybody asks? Lost jobs are sent again; what has expired or is old goes."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from memory.domain.errors import StratamemError
 from memory.domain.operations import OperationKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
+from memory.services.keeping import remove
 from memory.services.tasks import CONSOLIDATE, FORGET, PURGE
 from memory.services.usage import Usage
 
@@ -35,6 +36,23 @@ class Upkeep:
         for operation in abandoned:
             self._jobs.send(_FIRST_STEP[operation.kind], operation.operation_id)
         return len(abandoned)
+
+    async def expire(self) -> int:
+        """Removes the memories whose time to live is over; the number of them.
+
+        The indexes follow by the change feed, which takes their texts out of the files as a purge does.
+        """
+        removed = 0
+        while True:
+            async with self._storage.write() as tx:
+                gone = await tx.memories.expired(self._clock.now(), _BATCH)
+                await remove(tx, gone)
+            removed += len(gone)
+            if len(gone) < _BATCH:
+                break
+        if removed:
+            await self._storage.erase_leftovers()
+        return removed
 
     async def tidy(self) -> None:
         """Forgets finished operations and the answers of old Idempotency-Keys."""

@@ -44,7 +44,7 @@ class FakeServices:
         self.closed += 1
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
-        if name not in {"consolidate", "embed", "evict", "finish_purge", "finish_forget", "sweep", "tidy"}:
+        if name not in {"consolidate", "embed", "evict", "finish_purge", "finish_forget", "sweep", "tidy", "expire"}:
             raise AttributeError(name)
 
         async def call(*ids: str) -> None:

@@ -19,6 +19,7 @@ from memory.domain.ids import memory_item
 from memory.domain.lineage import Lineage
 from memory.domain.memories import Memory, MemorySource, MemoryVisibility
 from memory.domain.principals import SHARED, TENANT_WIDE, private_to
+from memory.domain.recall import Use
 
 _SELECT = sa.select(memories, sessions.c.session_id).outerjoin(
     sessions, sessions.c.session_key == memories.c.session_key
@@ -101,8 +102,9 @@ class SqlMemories:
         kind: str | None = None,
         agent_id: str | None = None,
         only_sessions: frozenset[str] | None = None,
+        alive_at: datetime | None = None,
     ) -> list[Memory]:
-        query = _SELECT.where(memories.c.tenant_id == tenant_id, _visible(audiences))
+        query = _SELECT.where(memories.c.tenant_id == tenant_id, _visible(audiences), _alive(alive_at))
         if after_key is not None:
             query = query.where(memories.c.memory_key < after_key)
         if lineage is not None:
@@ -122,13 +124,16 @@ class SqlMemories:
         *,
         after_key: int,
         limit: int,
+        alive_at: datetime,
         kinds: frozenset[str] | None = None,
         only_sessions: frozenset[str] | None = None,
         with_metadata: bool = False,
     ) -> list[Outline]:
         metadata = (memories.c.metadata,) if with_metadata else ()
         query = sa.select(*_OUTLINE, *metadata).outerjoin(sessions, sessions.c.session_key == memories.c.session_key)
-        query = query.where(memories.c.tenant_id == tenant_id, _visible(audiences), memories.c.memory_key > after_key)
+        query = query.where(
+            memories.c.tenant_id == tenant_id, _visible(audiences), _alive(alive_at), memories.c.memory_key > after_key
+        )
         if kinds is not None:
             query = query.where(memories.c.kind.in_(kinds))
         if only_sessions is not None:
@@ -222,15 +227,34 @@ class SqlMemories:
         query = _SELECT.where(one_of(self._db, memories.c.memory_key, memory_keys), first)
         return [rows.memory(row) for row in await self._db.execute(query)]
 
-    async def used(self, uses: Mapping[int, int], now: datetime) -> None:
+    async def used(self, uses: Mapping[int, Use]) -> None:
         if not uses:
             return
+        last = sa.bindparam("last", type_=memories.c.last_accessed_at.type)
+        earlier = sa.or_(memories.c.last_accessed_at.is_(None), memories.c.last_accessed_at < last)
         statement = (
             memories.update()
             .where(memories.c.memory_key == sa.bindparam("used"))
-            .values(access_count=memories.c.access_count + sa.bindparam("times"), last_accessed_at=now)
+            .values(
+                access_count=memories.c.access_count + sa.bindparam("times"),
+                last_accessed_at=sa.case((earlier, last), else_=memories.c.last_accessed_at),
+            )
         )
-        await self._db.execute(statement, [{"used": key, "times": times} for key, times in uses.items()])
+        # In one order, so that two processes that count the same memories never wait for each other.
+        values = [{"used": key, "times": use.times, "last": use.last} for key, use in sorted(uses.items())]
+        await self._db.execute(statement, values)
+
+    async def expired(self, now: datetime, limit: int) -> list[Memory]:
+        query = _SELECT.where(memories.c.expires_at.is_not(None), memories.c.expires_at <= now)
+        query = query.order_by(memories.c.expires_at).limit(limit)
+        found = await self._db.execute(query.with_for_update(of=memories, skip_locked=True))
+        return [rows.memory(row) for row in found]
+
+    async def expired_of(self, tenant_id: str, now: datetime) -> list[int]:
+        query = sa.select(memories.c.memory_key).where(
+            memories.c.tenant_id == tenant_id, memories.c.expires_at.is_not(None), memories.c.expires_at <= now
+        )
+        return list((await self._db.execute(query)).scalars())
 
     async def unpinned(self, memory_keys: Sequence[int]) -> list[int]:
         query = sa.select(memories.c.memory_key).where(
@@ -309,3 +333,9 @@ def _visible(audiences: frozenset[str]) -> sa.ColumnElement[bool]:
     ]
     private = sa.and_(memories.c.visibility == MemoryVisibility.PRIVATE, memories.c.agent_id.in_(agents))
     return sa.or_(memories.c.visibility.in_(shared), private)
+
+
+def _alive(moment: datetime | None) -> sa.ColumnElement[bool]:
+    if moment is None:
+        return sa.true()
+    return sa.or_(memories.c.expires_at.is_(None), memories.c.expires_at > moment)

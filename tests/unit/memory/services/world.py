@@ -37,9 +37,9 @@ class World:
     def __post_init__(self):
         secrets, tokenizer = TenantSecrets(self.storage, self.clock), WordTokenizer()
         self.jobs = RecordingQueue()
-        self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock)
-        self.history = History(self.storage, tokenizer, self.jobs, secrets, self.clock)
         self.usage = Usage(self.storage, self.clock)
+        self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock, self.usage)
+        self.history = History(self.storage, tokenizer, self.jobs, secrets, self.clock)
         self.forgetting = Forgetting(storage=self.storage, tiers=(), jobs=self.jobs, clock=self.clock, lease=LEASE)
         self.policies = Policies(
             storage=self.storage,
