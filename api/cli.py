@@ -155,8 +155,8 @@ async def _create_key(
     settings: Settings, tenant: str, scopes: list[KeyScope], agent: str | None, sessions: list[str] | None
 ) -> dict[str, Any]:
     """Without the container: a key needs the database, not the models."""
+    from memory.adapters.clock import SystemClock
     from memory.adapters.sql.storage import SqlStorage
-    from memory.bootstrap import SystemClock
     from memory.services.keys import Keys
     from memory.services.secrets import TenantSecrets
 

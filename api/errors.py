@@ -90,7 +90,7 @@ _DESCRIPTIONS = {
     409: "The state is not what the request expects",
     412: "If-Match names another version",
     413: "Over a published limit",
-    429: "So many answers of this tenant wait already (`too_many_answers`)",
+    429: "So many answers of this tenant (`too_many_answers`) or turns of this session (`too_many_turns`) wait already",
     422: "The request can't be served as it is (`invalid_input`, `invalid_text`, `invalid_json`, …)",
     500: "Our mistake; the log has it under the answer's `X-Request-Id`",
     503: "The same call may succeed later",

@@ -64,6 +64,8 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         opening = runtime_app(
             settings.model,
             settings.embedder,
+            settings.embedder_precision,
+            settings.exports_dir,
             settings.runtime_kv_dir,
             settings.generation,
             settings.runtime_key,

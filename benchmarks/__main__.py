@@ -24,6 +24,8 @@ NAMES = (
     "read_your_writes",
     "crash",
     "recall_quality",
+    "embedding",
+    "summary_quality",
     "kv_reuse",
     "kv_sharing",
     "kv_faults",

@@ -198,10 +198,10 @@ def serve_bare(database: str, port: str) -> None:
 
 def run_embedder(file: str) -> None:
     """Seconds by the clock and of all cores, for the texts in `file`, on stdout."""
-    from memory.adapters.models.inprocess import load_models
+    from benchmarks.service import packaged_models
 
     texts = json.loads(Path(file).read_text("utf-8"))
-    embedder = load_models("minilm").embedder
+    embedder = packaged_models().embedder
     with contextlib.closing(embedder):
         asyncio.run(embedder.embed([f"warm-up {number}" for number in range(16)]))
         started, cpu = time.perf_counter(), time.process_time()

@@ -21,6 +21,7 @@ import numpy as np
 import tantivy
 
 from benchmarks.machine import ROOT
+from benchmarks.service import MODELS
 from memory.adapters.lexical.analysis import Analyzer
 
 BEST = 200
@@ -69,18 +70,16 @@ def bare_calls(folder: Path) -> Iterator[Bare]:
 
 def serve_bare(folder: Path) -> None:
     """Answers each question on stdin with the milliseconds of each call, on stdout."""
-    import torch
+    from model_runtime.embedders import embedder
 
-    from model_runtime.embedders import sentence_transformer
-
-    model = sentence_transformer.load("minilm")
+    model = embedder.load("minilm", embedder.Precision.AUTO, MODELS)
+    model.prepare_thread()  # one core, as the service embeds a question
     search_vectors, search_words = _faiss(folder), _tantivy(folder)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         text = json.loads(line)
         answer = {}
         for threads in sorted({1, os.cpu_count() or 1}):
-            torch.set_num_threads(threads)
             begun = time.perf_counter()
             vector = model.embed([text])
             embedded = time.perf_counter()

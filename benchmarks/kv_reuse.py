@@ -2,10 +2,11 @@
 
 A random Llama of about 100M parameters, written for the run (figures of time need no sense). For each length and tier
 the time from submitting a prompt to its first token: computed cold, then with its blocks on the device, in the host's
-memory, and on disk after a restart. Its last tokens are new each time: a short message of 32, and one of 100. Beside
-them, in the same run: transformers' own prefill (DynamicCache), and the bound: bytes ÷ the measured rate of copying
-(from disk: of reading and checking), plus one forward pass of the new tokens: measured without a history, and its
-attention over one by the bare kernel, on keys that lie in one piece.
+memory, on disk, and on disk for a runtime that was started anew, whose memory the system has yet to give. Its last
+tokens are new each time: a short message of 32, and one of 100. Beside them, in the same run: transformers' own prefill
+(DynamicCache), and the bound: bytes ÷ the measured rate of copying (from disk: of reading and checking), plus one
+forward pass of the new tokens: measured without a history, and its attention over one by the bare kernel, on keys that
+lie in one piece.
 
     python -m benchmarks.kv_reuse --quick
     python -m benchmarks.kv_reuse --lengths 2048 8192 32768
@@ -21,7 +22,7 @@ import statistics
 import tempfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ LENGTHS = (2_048, 8_192, 32_768)
 QUICK_LENGTHS = (1_536,)
 TAILS = (32, 100)
 """New tokens of a prompt, beyond its full blocks: always computed, and attended over the whole history."""
-TIERS = ("device", "host", "disk")
+SOURCES = ("device", "host", "disk", "restart")
+_TIER = {source: source for source in SOURCES} | {"restart": "disk"}
 ROUNDS = 3
 _FORWARDS = 3
 TARGETS = {"host": 40.0, "disk": 15.0}
@@ -83,21 +85,24 @@ def measure(checkpoint: Checkpoint, folder: Path, length: int, codec: str, round
         checkpoint.name, folder, device_bytes=_room(checkpoint, 2 * length), host_bytes=_room(checkpoint, 2 * length)
     )
     runtime = Runtime(options, checkpoint)
-    asked: dict[tuple[str, int], list[Asked]] = {(tier, new): [] for tier in TIERS for new in TAILS}
+    asked: dict[tuple[str, int], list[Asked]] = {(source, new): [] for source in SOURCES for new in TAILS}
     try:
         cold = _ask(runtime, _prompt(length, TAILS[-1], 0), codec)
         _settle(runtime)
         for new, n in itertools.product(TAILS, range(1, rounds + 1)):
             asked["device", new].append(_ask(runtime, _prompt(length, new, n), codec))
-            asked["host", new].append(_after(runtime, _prompt(length, new, rounds + n), codec))
+            asked["host", new].append(_after(runtime, _leave_device, _prompt(length, new, rounds + n), codec))
+        for new, n in itertools.product(TAILS, range(1, rounds + 1)):
+            asked["disk", new].append(_after(runtime, _leave_memory, _prompt(length, new, 3 * rounds + n), codec))
         for new, n in itertools.product(TAILS, range(1, rounds + 1)):  # the host begins empty each time
             runtime.close()
             runtime = Runtime(options, checkpoint)
-            asked["disk", new].append(_ask(runtime, _prompt(length, new, 2 * rounds + n), codec))
+            asked["restart", new].append(_ask(runtime, _prompt(length, new, 2 * rounds + n), codec))
         nbytes = _stored_bytes(runtime)
     finally:
         runtime.close()
-    for (tier, _), found in asked.items():
+    for (source, _), found in asked.items():
+        tier = _TIER[source]
         if wrong := [one for one in found if one.done.cached[tier] < length // BLOCK * BLOCK]:
             raise RuntimeError(f"{tier} did not serve the whole prompt: {wrong[0].done.cached}")
     forward = {new: _forward_seconds(checkpoint, new, length) for new in TAILS}
@@ -107,8 +112,8 @@ def measure(checkpoint: Checkpoint, folder: Path, length: int, codec: str, round
         "computed_s": round(cold.seconds, 3),
         "new": {
             str(new): _compared(
-                {tier: statistics.median(one.seconds for one in asked[tier, new]) for tier in TIERS},
-                {tier: moved[tier] + forward[new] for tier in TIERS},
+                {source: statistics.median(one.seconds for one in asked[source, new]) for source in SOURCES},
+                {source: moved[_TIER[source]] + forward[new] for source in SOURCES},
                 cold.seconds,
             )
             for new in TAILS
@@ -136,10 +141,21 @@ def _ask(runtime: Runtime, prompt: Sequence[int], codec: str) -> Asked:
     return Asked(time.perf_counter() - begun, event)
 
 
-def _after(runtime: Runtime, prompt: Sequence[int], codec: str) -> Asked:
-    """With every block out of the device first."""
-    _in_engine(runtime, runtime.cache.leave_device)
+def _after(runtime: Runtime, leave: Callable[[Runtime], None], prompt: Sequence[int], codec: str) -> Asked:
+    _settle(runtime)
+    _in_engine(runtime, lambda: leave(runtime))
     return _ask(runtime, prompt, codec)
+
+
+def _leave_device(runtime: Runtime) -> None:
+    runtime.cache.leave_device()
+
+
+def _leave_memory(runtime: Runtime) -> None:
+    """Every block stays on disk alone."""
+    runtime.cache.leave_device()
+    for node in runtime.cache.nodes():
+        runtime.host.drop(node.block_id)
 
 
 def _settle(runtime: Runtime) -> None:
@@ -244,12 +260,12 @@ def _prompt(length: int, new: int, seed: int) -> list[int]:
 
 def show(body: dict[str, Any]) -> None:
     table = Table(title="time to the first token", title_justify="left")
-    for heading in ("tokens", "new", "kept", "MiB", "computed", "transformers", *TIERS, "of bound (host, disk)"):
+    for heading in ("tokens", "new", "kept", "MiB", "computed", "transformers", *SOURCES, "of bound (host, disk)"):
         table.add_column(heading, justify="right")
     for (name, found), codec in itertools.product(body["lengths"].items(), body["codecs"]):
         one = found[codec]
         for new, times in one["new"].items():
-            sooner = [f"{times['from_s'][tier] * 1e3:.0f} ms ({times['times_sooner'][tier]:.0f}×)" for tier in TIERS]
+            sooner = [f"{times['from_s'][tier] * 1e3:.0f} ms ({times['times_sooner'][tier]:.0f}×)" for tier in SOURCES]
             bound = f"{times['of_bound']['host']:.2f}, {times['of_bound']['disk']:.2f}"
             computed = (f"{one['computed_s']:.2f} s", f"{found['transformers_s']:.2f} s")
             table.add_row(f"{int(name):,}", new, codec, f"{one['mib']}", *computed, *sooner, bound)

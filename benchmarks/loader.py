@@ -21,9 +21,9 @@ from benchmarks.machine import SEED, out
 from benchmarks.service import Event as Body
 from benchmarks.service import Floats, StoringEmbedder
 from benchmarks.sets import Scorers, Selection, Task, tasks_of
+from memory.adapters.clock import SystemClock
 from memory.adapters.models.inprocess import Models
 from memory.adapters.sql.storage import SqlStorage, SqlUnitOfWork
-from memory.bootstrap import SystemClock
 from memory.domain.changes import ChangeKind, NewChange
 from memory.domain.events import Event, EventVisibility, Role
 from memory.domain.principals import DEFAULT_TENANT

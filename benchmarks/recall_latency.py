@@ -31,9 +31,9 @@ from benchmarks.bare_recall import Bare, bare_calls
 from benchmarks.loader import Corpus, Question, corpus, fill
 from benchmarks.machine import SEED, out, write_result
 from benchmarks.recall_stages import NODE, WARM_UP, stages
-from benchmarks.service import Connection, Service, percentiles, running
+from benchmarks.service import Connection, Service, packaged_models, percentiles, running
 from benchmarks.sets import Scorers
-from memory.adapters.models.inprocess import Models, load_models
+from memory.adapters.models.inprocess import Models
 
 TARGET_MS = 50.0
 """p95 over all sessions at 100,000 events, on two cores."""
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     load = os.getloadavg()[0]
     scorers = Scorers.found()
     sizes: dict[str, Any] = {}
-    models = load_models("minilm")
+    models = packaged_models()
     with contextlib.closing(models.embedder):
         for size in options.sizes:
             out.print(f"[bold]{size:,} events[/]")

@@ -22,9 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.baselines import SYSTEMS, Answers, Baselines, word_count
 from benchmarks.machine import out, read_result, source_hash, write_result
-from benchmarks.service import Service, StoringEmbedder, running
+from benchmarks.service import Service, StoringEmbedder, packaged_models, running
 from benchmarks.sets import Scorers, Selection, Task, tasks_of
-from memory.adapters.models.inprocess import load_models
 
 TOP_K = 20
 """Places that the ranked metrics look at."""
@@ -83,7 +82,15 @@ def ask(service: Service, task: Task, top_k: int, budget: bool, answers: Answers
         asked()
 
 
-def measure(name: str, tasks: list[Task], scorers: Scorers, baselines: Baselines, warm: bool) -> dict[str, Any]:
+def measure(
+    name: str,
+    tasks: list[Task],
+    scorers: Scorers,
+    baselines: Baselines,
+    warm: bool,
+    settings: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """`settings`: of the service, beside the usual ones."""
     places = {"locomo": TOP_K_BUDGET, "cuad": TOP_K_CHARACTERS}.get(name, TOP_K)
     top_k = TOP_K_CHARACTERS if name == "cuad" else TOP_K
     answers = [Answers() for _ in tasks]
@@ -93,7 +100,7 @@ def measure(name: str, tasks: list[Task], scorers: Scorers, baselines: Baselines
         for task in tasks:
             baselines.prepare(task, lambda done: progress.advance(bar, done))
         progress.update(bar, total=progress.tasks[bar].completed)
-        with running(warm=warm) as service:
+        with running(warm=warm, settings=settings) as service:
             seconds = fill(service, tasks, progress)
             bar = progress.add_task("ask", total=sum(len(task.queries) for task in tasks))
             for task, answer in zip(tasks, answers, strict=True):
@@ -183,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scorers = Scorers.found()
     result = "recall_quality_quick" if options.quick else "recall_quality"
     sets: dict[str, Any] = read_result(result).get("sets", {})
-    models = load_models("minilm")
+    models = packaged_models()
     baselines = Baselines(scorers, StoringEmbedder(models))
     try:
         for name in options.sets:

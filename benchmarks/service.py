@@ -30,12 +30,15 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import ROOT
 from memory.adapters.models.inprocess import InProcessEmbedder, Models, load_models
+from memory.adapters.models.settings import Precision
 from memory.ports.models import QUERY_TEXTS
 
 Floats = NDArray[np.float32]
 Event = dict[str, Any]
 
 CACHE = ROOT / "benchmarks" / ".cache"
+MODELS = CACHE / "models"
+"""The int8 form of the embedder, for services and baselines alike."""
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
 _MOST_EVENTS = 500
@@ -213,6 +216,7 @@ def _spawn(folder: Path, log: Path, command: list[str], settings: dict[str, str]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STRATAMEM_")}
     own = {
         "STRATAMEM_DATA_DIR": str(folder / "data"),
+        "STRATAMEM_MODELS_DIR": str(MODELS),
         "STRATAMEM_LOG_LEVEL": "WARNING",
         "PYTHONPATH": str(ROOT),
     }
@@ -298,6 +302,11 @@ class StoredVectors:
         return hashlib.sha256(f"{self._space}\0{text}".encode("utf-8", "surrogatepass")).digest()
 
 
+def packaged_models() -> Models:
+    """The packaged model as the service runs it here."""
+    return load_models("minilm", precision=Precision.AUTO, exports=MODELS)
+
+
 class StoringEmbedder:
     """Embeds each distinct text once, ever."""
 
@@ -352,8 +361,8 @@ def _serve_warm() -> None:
     from api.cli import app
     from memory import bootstrap
 
-    def load(name: str, give_way: Callable[[], None] = lambda: None) -> Models:
-        plain = load_models(name, give_way)
+    def load(name: str, give_way: Callable[[], None] = lambda: None, **how: Any) -> Models:
+        plain = load_models(name, give_way, **how)
         return Models(WarmEmbedder(plain.embedder), plain.tokenizer)  # type: ignore[arg-type]  # the same shape
 
     bootstrap.load_models = load  # type: ignore[attr-defined]

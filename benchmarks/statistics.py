@@ -24,3 +24,11 @@ def bootstrap_ratio(found: Any, reference: Any, seed: int, rounds: int = 2_000) 
     ratios = found[chosen].sum(1) / np.maximum(reference[chosen].sum(1), 1)
     low, high = np.quantile(ratios, (0.025, 0.975))
     return float(low), float(high)
+
+
+def bootstrap_mean(scores: Any, seed: int, rounds: int = 2_000) -> tuple[float, float]:
+    """Of the mean of float [n], drawn with repetition."""
+    found = np.asarray(scores)
+    chosen = np.random.default_rng(seed).integers(0, len(found), (rounds, len(found)))
+    low, high = np.quantile(found[chosen].mean(1), (0.025, 0.975))
+    return float(low), float(high)

@@ -10,20 +10,23 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from memory.adapters.clock import SystemClock
 from memory.adapters.jobs.celery_queue import CeleryQueue
 from memory.adapters.kv.null import NullKVStore
 from memory.adapters.kv.runtime import RuntimeKVStore
 from memory.adapters.kv.runtime_http import RemoteKVStore
+from memory.adapters.lexical.analysis import Analyzer
 from memory.adapters.lexical.scan import ScanIndex
 from memory.adapters.lexical.tantivy_index import TantivyIndexes
 from memory.adapters.models.generation import InProcessGenerator, load_generator
 from memory.adapters.models.inprocess import load_models
 from memory.adapters.models.openai_http import OpenAIGenerator
 from memory.adapters.models.runtime_http import RemoteRuntime, RuntimeGenerator, connect
+from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
@@ -57,6 +60,7 @@ from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.sessions import Sessions
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
+from memory.services.turns import Turns
 from memory.services.upkeep import Upkeep, flush_usage
 from memory.services.usage import Usage
 from memory.services.warming import Warming
@@ -78,11 +82,6 @@ class Models(Protocol):
     def embedder(self) -> Embedder: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
-
-
-class SystemClock:
-    def now(self) -> datetime:
-        return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,13 @@ async def build(
         if remote is not None:
             models = remote  # connections belong to one event loop: nobody shares them
         elif models is None:
-            loaded = await asyncio.to_thread(load_models, settings.embedder, traffic.give_way)
+            loaded = await asyncio.to_thread(
+                load_models,
+                settings.embedder,
+                traffic.give_way,
+                precision=settings.embedder_precision,
+                exports=settings.exports_dir,
+            )
             stack.callback(loaded.embedder.close)
             models = loaded
         if serving:
@@ -199,14 +204,14 @@ async def _wire(
         passages=Passages(storage, embedder, tokenizer, settings.recall.passage_tokens),
         usage=usage,
         activity=activity,
-        former=FormerTexts(embedder, ScanIndex().analyze),
+        former=FormerTexts(embedder, Analyzer().terms),
         window_begin=hot.window_begin,
         settings=settings.recall,
         clock=clock,
     )
     events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
-    context = Contexts(storage, recall, Summaries(storage), tokenizer)
+    context = Contexts(storage, recall, Summaries(storage, Analyzer().terms), tokenizer)
     warming = Warming(context, kv) if settings.generation.warm else None
     if warming is not None:
         stack.push_async_callback(warming.close)
@@ -225,7 +230,14 @@ async def _wire(
         recall=recall,
         context=context,
         embeddings=Embeddings(embedder, tokenizer),
-        generation=Generation(generator, events, context, warming, context_tokens=settings.generation.context_tokens),
+        generation=Generation(
+            generator,
+            events,
+            context,
+            _turns(storage, clock, settings.generation),
+            warming,
+            context_tokens=settings.generation.context_tokens,
+        ),
         kv=KV(storage, kv, clock, warming),
         memories=Memories(storage, tokenizer, jobs, secrets, clock, usage),
         history=History(storage, tokenizer, jobs, secrets, clock),
@@ -347,6 +359,11 @@ def _kv(generator: Generator | None, remote: RemoteRuntime | None, salt: Callabl
     if remote is None:
         return NullKVStore(reason)
     return RemoteKVStore(remote.client, salt, generator if isinstance(generator, RuntimeGenerator) else None, reason)
+
+
+def _turns(storage: SqlStorage, clock: SystemClock, wanted: GenerationSettings) -> Turns:
+    lease = timedelta(seconds=wanted.turn_lease)
+    return Turns(storage, clock, lease=lease, patience=wanted.turn_patience, waiting=wanted.turns_waiting)
 
 
 def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:

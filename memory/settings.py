@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from memory.adapters.jobs.settings import JobSettings
-from memory.adapters.models.settings import GenerationSettings
+from memory.adapters.models.settings import GenerationSettings, Precision
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.recall.settings import RecallSettings
 from memory.services.settings import MemorySettings
@@ -46,6 +46,15 @@ class Settings(BaseSettings):
     embedder: str = Field(
         default="minilm", description="minilm (packaged), a sentence-transformers folder, or a hub id."
     )
+    embedder_precision: Precision = Field(
+        default=Precision.AUTO,
+        description="auto: int8 for the packaged model where the CPU has byte products (VNNI) and there is no GPU, else"
+        " float32; all processes of one database need the same, so name it where their machines differ.",
+    )
+    models_dir: Path | None = Field(
+        default=None,
+        description="Keeps what is made of a model once (its int8 form, some ten seconds); unset: in the data folder.",
+    )
     model: str | None = Field(
         default=None,
         description="What writes answers: fixture, a folder, a hub id, or an OpenAI-compatible URL; unset: nothing.",
@@ -77,7 +86,7 @@ class Settings(BaseSettings):
     generation: GenerationSettings = GenerationSettings()
     memories: MemorySettings = MemorySettings()
 
-    @field_validator("runtime_url", "runtime_key", "model", mode="before")
+    @field_validator("runtime_url", "runtime_key", "model", "models_dir", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         """compose.yaml passes on what the operator did not set as an empty text."""
@@ -99,6 +108,10 @@ class Settings(BaseSettings):
     @property
     def index_dir(self) -> Path:
         return self.data_dir.resolve() / "index" / self.node_name
+
+    @property
+    def exports_dir(self) -> Path:
+        return (self.models_dir or self.data_dir / "models").resolve()
 
     @property
     def engine_elsewhere(self) -> bool:

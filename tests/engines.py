@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 
 from api.limits import BodyLimit, ReadDeadline
 from memory.adapters.models.runtime_process import runtime_app
-from memory.adapters.models.settings import GenerationSettings
+from memory.adapters.models.settings import GenerationSettings, Precision
 
 KEY = "engine-key"
 
@@ -106,7 +106,17 @@ def model_runtime(folder: Path, *, model: str | None = "fixture", key: str | Non
     settings = GenerationSettings(device_mib=64, host_mib=64, disk_mib=256, threads=1)
     limits = [Middleware(ReadDeadline), Middleware(BodyLimit)]
     with _listening(
-        lambda: runtime_app(model, "minilm", folder / "kv" / "runtime", settings, key, _as_json, limits)
+        lambda: runtime_app(
+            model,
+            "minilm",
+            Precision.FLOAT32,
+            folder / "models",
+            folder / "kv" / "runtime",
+            settings,
+            key,
+            _as_json,
+            limits,
+        )
     ) as url:
         yield url
 

@@ -63,7 +63,7 @@ async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> Embed
     summary="Answer a conversation; with `memory_key`, one that goes on",
     response_model=ChatAnswer,
     responses={
-        **problems(400, 404, 429, 503, model=OpenAIProblem),
+        **problems(400, 404, 409, 429, 503, model=OpenAIProblem),
         200: {"content": {"text/event-stream": {}}, "description": "The answer, or with `stream` its pieces"},
     },
 )
@@ -73,7 +73,8 @@ async def complete(app: App, caller: Reader, body: ChatRequest, request: Request
         body.check_length(app.generation.max_tokens)
     reply = Reply(f"chatcmpl-{new_id()}", int(time.time()), body.model)
     async with AsyncExitStack() as stack:
-        turn = await stack.enter_async_context(app.generation.turn(principal, body.to_turn()))
+        opened = stack.enter_async_context(app.generation.turn(principal, body.to_turn()))
+        turn = await _while_there(request, opened)  # it may wait for earlier turns of its session
         if not body.stream:
             return await _while_there(request, _whole(turn, reply))
         first = await _while_there(

@@ -31,6 +31,9 @@ StratamemError
 └── Retryable               the same call may succeed later               503
     ├── StorageUnavailable
     ├── BrokerUnavailable
+    ├── SessionBusy         other turns of the session take too long      409
+    │   ├── TooManyTurns    so many of them wait already                  429
+    │   └── TurnLost        silent for too long: another one has begun    409
     ├── EmbedderUnavailable
     ├── GeneratorUnavailable  the model's engine can't answer, or broke off
     │   └── TooManyAnswers  so many of this tenant wait already           429
@@ -205,6 +208,25 @@ class StorageUnavailable(Retryable):
 
 class BrokerUnavailable(Retryable):
     code = "broker_unavailable"
+
+
+class SessionBusy(Retryable):
+    code = "session_busy"
+    status = 409
+
+
+class TooManyTurns(SessionBusy):
+    code = "too_many_turns"
+    status = 429
+
+
+class TurnLost(SessionBusy):
+    code = "turn_lost"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"the turn was silent for too long, and '{session_id}' went on without it: nothing of it is kept; ask again"
+        )
 
 
 class EmbedderUnavailable(Retryable):

@@ -69,6 +69,19 @@ class TurnRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Ticket:
+    """A turn's place in the queue of its session, in whichever process: of all that are there the lowest key is next.
+
+    `ahead`: how many there were before it when it was drawn.
+    """
+
+    key: int
+    tenant_id: str
+    session_id: str
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
 class CachedTokens:
     """Tokens of the prompt that were really not computed again, by the tier their KV came from."""
 

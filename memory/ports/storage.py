@@ -18,6 +18,7 @@ from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, Ti
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 from memory.ports.feed import ChangeRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
+from memory.ports.turns import TurnRepository
 
 
 class TenantRepository(Protocol):
@@ -303,6 +304,8 @@ class UnitOfWork(Protocol):
     def changes(self) -> ChangeRepository: ...
     @property
     def operations(self) -> OperationRepository: ...
+    @property
+    def turns(self) -> TurnRepository: ...
 
 
 class Storage(Protocol):

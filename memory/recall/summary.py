@@ -1,54 +1,67 @@
 """What was the earlier conversation about? Key sentences, chosen without a model and the same every time.
 
-Recursive: each step reads the previous summary and the next stretch of the log, and keeps the sentences that say most.
-A sentence says much when its words are frequent in the stretch and rare words of function are left out (after
-SumBasic, Nenkova and Vanderwende 2005); words that a chosen sentence has said count less for the next.
+Recursive: each step reads the previous summary and the next stretch of the log, and keeps the sentences that say most
+that is not said yet. The best next sentence is the one with the most new terms a word, and terms that come often weigh
+more by the square root of their number: greedy coverage (after Lin and Bilmes 2011). `benchmarks/summary_quality.py`
+compares it.
 """
 
+import heapq
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 STEP_TOKENS = 4_096
 """A summary is made anew after so many tokens of the shared log."""
-SENTENCES = 24
+WORDS = 400
+"""Of a kept summary: about an eighth of a step."""
 _LONGEST = 240
 _SHORTEST = 20
-_SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
-_WORD = re.compile(r"[^\W\d_]{4,}")
-_FUNCTION_WORDS = frozenset(
-    "about after again also because been before being could doing down during each every from have having here just"
-    " like more most much only other over really same should some such than that their them then there these they"
-    " thing things this those through under until very want were what when where which while will with would your"
-    " yeah know think going".split()
-)
+_SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*")
+_SAID = 0.1
+"""What a term that a chosen sentence has counts for the next. 0 covers as much; with a little, a subject that is spoken
+of often gets a second sentence."""
+_FIXED_WORDS = 2
+"""Counted with a sentence's own, so that a single term is no summary."""
+
+Terms = Callable[[str], Sequence[str]]
 
 
 def sentences(author: str, text: str) -> list[str]:
     """The statements of one event, each with its author; questions tell nothing."""
     found = (match.group().strip() for match in _SENTENCE.finditer(text))
-    return [f"{author}: {s}" for s in found if _SHORTEST <= len(s) <= _LONGEST and not s.endswith("?")]
+    return [f"{author}: {s}" for s in found if _SHORTEST <= len(s) <= _LONGEST and not s.endswith(("?", "？"))]
 
 
-def extend(previous: Sequence[str], stretch: Sequence[str]) -> list[str]:
-    """At most SENTENCES of both, in their order."""
+def extend(previous: Sequence[str], stretch: Sequence[str], terms: Terms, *, words: int = WORDS) -> list[str]:
+    """Of both, in their order, what has `words` words at most. `terms`: of a sentence, without words of function."""
     pool = list(dict.fromkeys([*previous, *stretch]))
-    words = [_words(sentence) for sentence in pool]
-    weight = {word: float(count) for word, count in Counter(w for ws in words for w in ws).items()}
-    left = list(range(len(pool)))
+    said = [frozenset(terms(sentence)) for sentence in pool]
+    weight = {term: count**0.5 for term, count in Counter(term for found in said for term in found).items()}
+    lengths = [_words(sentence) for sentence in pool]
+
+    def gain(at: int) -> float:
+        said_anew: float = sum(weight[term] for term in sorted(said[at]))
+        return said_anew / (lengths[at] + _FIXED_WORDS)
+
     chosen: list[int] = []
-    while left and len(chosen) < SENTENCES:
-        best = max(left, key=lambda at: (_value(words[at], weight), -at))
-        left.remove(best)
-        chosen.append(best)
-        for word in words[best]:
-            weight[word] /= 2
+    waiting = [(-gain(at), at) for at in range(len(pool))]
+    heapq.heapify(waiting)
+    while waiting:
+        known, at = heapq.heappop(waiting)
+        if lengths[at] > words:
+            continue
+        now = -gain(at)
+        if now > known:  # a gain only falls: what is still the least of all is the best of all
+            heapq.heappush(waiting, (now, at))
+            continue
+        chosen.append(at)
+        words -= lengths[at]
+        for term in said[at]:
+            weight[term] *= _SAID
     return [pool[at] for at in sorted(chosen)]
 
 
-def _value(words: frozenset[str], weight: dict[str, float]) -> float:
-    return sum(weight[word] for word in words) / (len(words) + 4)  # + 4: one frequent word alone says little
-
-
-def _words(sentence: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(sentence.lower())) - _FUNCTION_WORDS
+def _words(sentence: str) -> int:
+    """A script without spaces has about two characters a word."""
+    return max(len(sentence.split()), sum(not character.isascii() for character in sentence) // 2)

@@ -1,5 +1,6 @@
 """What should an agent read now? Ready messages within a token budget, beginning with a byte-stable prefix."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -151,15 +152,18 @@ class Contexts:
         return _Window(part, anchor, events[0].seq if events else session.last_seq + 1)
 
     async def _summary(self, session: Session, request: ContextRequest, anchor: int) -> _Part:
-        """As many of the latest key sentences as fit into the summary's share."""
+        """The key sentences that say most within the summary's share."""
         if not request.include.summary or not anchor:
             return _Part()
         lines = await self._summaries.before(session, anchor)
         room = int(request.max_tokens * window.SUMMARY_SHARE)
-        for first in range(len(lines)):
-            part = self._part([render.summary_message(lines[first:])])
+        words = room
+        while lines:
+            part = self._part([render.summary_message(lines)])
             if part.tokens <= room:
                 return part
+            words = min(words - 1, words * room // part.tokens)
+            lines = await asyncio.to_thread(self._summaries.shortened, lines, words)
         return _Part()
 
     async def _private(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from memory.domain.errors import InvalidInput
 from memory.domain.events import Appended, Event, EventVisibility, NewEvent
+from memory.domain.generation import Ticket
 from memory.domain.principals import Principal, Scope
 from memory.domain.sessions import Session
 from memory.ports.models import Tokenizer
@@ -34,18 +35,20 @@ class Events:
         expected_seq: int | None = None,
         idempotency_key: str | None = None,
         session_key: int | None = None,
+        ticket: Ticket | None = None,
     ) -> Appended:
         """Stores all events or none; makes the session when it is absent, unless it is one that was there before.
 
-        `session_key`: which one was there (decision 3). Raises EventConflict, SequenceConflict, IdempotencyConflict,
-        Forbidden, InvalidInput, and NotFound when that session was purged.
+        `session_key`: which one was there (decision 3). `ticket`: of the turn that ends with this, and is given back
+        with it. Raises EventConflict, SequenceConflict, IdempotencyConflict, Forbidden, InvalidInput, NotFound when
+        that session was purged, and TurnLost when the ticket has lapsed and another turn went on.
         """
         access.check_reach(principal, session_id)
         new = [_authored(principal, event) for event in new]
         secret = await self._secrets.of(principal.tenant_id)
         tokens = await self._count([event.content for event in new])
         hashes = _request_hashes(secret, idempotency_key, new)
-        request = Request(principal.tenant_id, session_id, new, tokens, expected_seq, hashes, session_key)
+        request = Request(principal.tenant_id, session_id, new, tokens, expected_seq, hashes, session_key, ticket)
         return await self._log.append(request)
 
     async def session(self, principal: Principal, session_id: str) -> Session | None:

@@ -4,10 +4,8 @@ A turn is stored whole or not at all: the new messages and the reply go into the
 the answer is told. Turns of one session follow each other; a reply whose prompt held private text is its agent's alone.
 """
 
-import asyncio
 import math
 import re
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +31,7 @@ from memory.recall.window import WINDOW_SHARE
 from memory.services import access
 from memory.services.context import Contexts
 from memory.services.events import Events
+from memory.services.turns import HeldTurn, Turns
 from memory.services.warming import NextTurn, Warming, context_request
 
 _ANSWER_TOKENS = 1_024
@@ -56,7 +55,7 @@ class Turn:
 class _Prepared:
     """`new`: those of the messages that the log does not have. `session_key`: which log; None: it is yet to be made.
 
-    `budget`: of window and recall.
+    `budget`: of window and recall. `held`: the session's turn; None: there is no session.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -66,6 +65,7 @@ class _Prepared:
     session_tokens: int = 0
     recalled: int = 0
     private: bool = False
+    held: HeldTurn | None = None
 
 
 class Generation:
@@ -74,6 +74,7 @@ class Generation:
         generator: Generator | None,
         events: Events,
         contexts: Contexts,
+        turns: Turns,
         warming: Warming | None = None,
         *,
         context_tokens: int | None = None,
@@ -88,7 +89,7 @@ class Generation:
         self._context_tokens = context_tokens
         self._events = events
         self._contexts = contexts
-        self._turns: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = weakref.WeakValueDictionary()
+        self._turns = turns
 
     @property
     def model(self) -> str | None:
@@ -106,14 +107,14 @@ class Generation:
     @asynccontextmanager
     async def turn(self, principal: Principal, request: TurnRequest) -> AsyncIterator[Turn]:
         """Leaving the block cancels what is not finished. Raises NoModelConfigured, UnknownModel, PromptTooLong,
-        Forbidden, GeneratorUnavailable."""
-        generator = self._asked(request.model)
+        Forbidden, GeneratorUnavailable, SessionBusy, TooManyTurns, StorageUnavailable; the chunks TurnLost, too."""
+        generator, held = self._asked(request.model), None
         async with AsyncExitStack() as stack:
             if request.memory_key is not None:
                 _check(principal, request)
-                await stack.enter_async_context(self._one_at_a_time(principal.tenant_id, request.memory_key))
+                held = await stack.enter_async_context(self._turns.turn(principal.tenant_id, request.memory_key))
             begun = await generator.moment()
-            prepared = await self._prepared(principal, request, generator)
+            prepared = replace(await self._prepared(principal, request, generator), held=held)
             chunks = self._answer(principal, request, generator, prepared, begun)
             await stack.enter_async_context(aclosing(chunks))
             yield Turn(generator.model, chunks, prepared.session_tokens, prepared.recalled)
@@ -124,12 +125,6 @@ class Generation:
         if model != self._generator.model:
             raise UnknownModel(f"there is no model '{model}' here, only '{self._generator.model}'")
         return self._generator
-
-    @asynccontextmanager
-    async def _one_at_a_time(self, tenant_id: str, session_id: str) -> AsyncIterator[None]:
-        lock = self._turns.setdefault((tenant_id, session_id), asyncio.Lock())
-        async with lock:
-            yield
 
     async def _prepared(self, principal: Principal, request: TurnRequest, generator: Generator) -> _Prepared:
         """Window and recall as large as the model still reads."""
@@ -185,6 +180,8 @@ class Generation:
         said: list[str] = []
         async with aclosing(generator.generate(prompt)) as chunks:
             async for chunk in chunks:
+                if prepared.held is not None:
+                    prepared.held.check()
                 if isinstance(chunk, Delta):
                     said.append(chunk.text)
                 elif request.memory_key is not None and request.store and chunk.reason is not Finish.CANCELLED:
@@ -196,13 +193,16 @@ class Generation:
 
     async def _store(self, principal: Principal, request: TurnRequest, prepared: _Prepared, reply: str) -> None:
         assert request.memory_key is not None
+        assert prepared.held is not None
         events = [NewEvent(Role(m.role), m.content, name=m.name) for m in prepared.new if m.content.strip()]
         reply = _CONTROLS.sub("", reply)
         if reply.strip():
             visibility = EventVisibility.PRIVATE if prepared.private else EventVisibility.SESSION
             events.append(NewEvent(Role.ASSISTANT, reply, visibility=visibility))
         if events:
-            await self._events.append(principal, request.memory_key, events, session_key=prepared.session_key)
+            key, ticket = prepared.session_key, prepared.held.ticket
+            await self._events.append(principal, request.memory_key, events, session_key=key, ticket=ticket)
+            prepared.held.kept = True
 
     def _warm(self, principal: Principal, request: TurnRequest, prepared: _Prepared, moment: str | None) -> None:
         if self._warming is None or request.memory_key is None:

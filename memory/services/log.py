@@ -19,8 +19,10 @@ from memory.domain.errors import (
     Retryable,
     SequenceConflict,
     StratamemError,
+    TurnLost,
 )
 from memory.domain.events import Appended, Event, EventVisibility, NewEvent, Role
+from memory.domain.generation import Ticket
 from memory.domain.ids import new_id
 from memory.domain.operations import NewOperation, OperationKind
 from memory.domain.sessions import NewSession, Session
@@ -39,6 +41,7 @@ class Request:
     """`tokens`: one count an event. `hashes`: of the Idempotency-Key and of the whole request.
 
     `session_key`: the session that is meant, not another one of its name; None: whichever there is, or a new one.
+    `ticket`: of the turn that ends with this.
     """
 
     tenant_id: str
@@ -48,6 +51,7 @@ class Request:
     expected_seq: int | None
     hashes: tuple[bytes, bytes] | None
     session_key: int | None = None
+    ticket: Ticket | None = None
 
 
 _Batch = list[tuple[Request, asyncio.Future[Appended]]]
@@ -79,7 +83,7 @@ class Log:
     async def append(self, request: Request) -> Appended:
         """Answered when it is on disk.
 
-        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, StorageUnavailable.
+        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, TurnLost, StorageUnavailable.
         """
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
@@ -198,6 +202,8 @@ class Log:
     async def _append(self, tx: UnitOfWork, log: _Growing, request: Request) -> Appended:
         if request.session_key not in (None, log.session.session_key):
             raise NotFound(f"the session '{request.session_id}' was purged meanwhile: nothing is added to it")
+        if request.ticket is not None and not await tx.turns.give_back(request.ticket):
+            raise TurnLost(request.session_id)
         if request.hashes is not None:
             known = log.answers.get(request.hashes[0])
             known = known or await tx.events.recall_answer(log.session.lineage, request.hashes[0])

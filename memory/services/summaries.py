@@ -1,9 +1,11 @@
 """The summary of a session up to a place in its log. Kept for speed; what is missing is made again, the same."""
 
+import asyncio
+
 from memory.domain.events import Event
 from memory.domain.sessions import Session
 from memory.ports.storage import Storage, UnitOfWork
-from memory.recall.summary import STEP_TOKENS, extend, sentences
+from memory.recall.summary import STEP_TOKENS, Terms, extend, sentences
 
 _MOST_EVENTS = 100_000
 
@@ -11,8 +13,10 @@ _MOST_EVENTS = 100_000
 class Summaries:
     """Made of session-visible events only."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, terms: Terms) -> None:
+        """`terms`: of a text, as the word index sees them."""
         self._storage = storage
+        self._terms = terms
 
     async def before(self, session: Session, token_start: int) -> list[str]:
         """The key sentences of the shared log before a place on its token axis, oldest first."""
@@ -26,12 +30,17 @@ class Summaries:
         new: dict[int, list[str]] = {}
         async with self._storage.read() as tx:
             for following in range(made + 1, step + 1):
-                lines = extend(lines, await self._stretch(tx, session, following))
+                stretch = await self._stretch(tx, session, following)
+                lines = await asyncio.to_thread(extend, lines, stretch, self._terms)
                 new[following] = lines
         async with self._storage.write() as tx:
             if await tx.sessions.locked_by_key(session.session_key) is not None:
                 await tx.summaries.add(session.session_key, new)
         return lines
+
+    def shortened(self, lines: list[str], words: int) -> list[str]:
+        """What says most of it within so many words."""
+        return extend([], lines, self._terms, words=words)
 
     async def _newest(self, tx: UnitOfWork, session: Session, step: int) -> tuple[int, list[str]]:
         """Of its own or, made of what a fork inherited alone, of the sessions before it."""

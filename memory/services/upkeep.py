@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _FIRST_STEP = {OperationKind.INDEX: CONSOLIDATE, OperationKind.PURGE: PURGE, OperationKind.FORGET: FORGET}
 _BATCH = 500
+_LAPSED = timedelta(hours=1)
+"""A turn that was silent for longer does not go on."""
 
 
 class Upkeep:
@@ -55,11 +57,13 @@ class Upkeep:
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations and the answers of old Idempotency-Keys."""
-        before = self._clock.now() - self._retention
+        """Forgets finished operations, the answers of old Idempotency-Keys, and turns that a killed process left."""
+        now = self._clock.now()
+        before = now - self._retention
         async with self._storage.write() as tx:
             await tx.operations.forget(before)
             await tx.events.forget_answers(before)
+            await tx.turns.forget(now - _LAPSED)
 
 
 async def flush_usage(usage: Usage, every: float) -> None:

@@ -1,7 +1,1 @@
-"""Which tiers are there? In the order of speed; each is a cache of the event log."""
-
-from memory.tiers.hot.tier import HotTier
-from memory.tiers.longterm.tier import LongTermTier
-from memory.tiers.semantic.tier import SemanticTier
-
-TIERS = (HotTier, SemanticTier, LongTermTier)
+"""Which tiers are there? Hot, semantic, long-term, in the order of speed; each is a cache of the event log."""

@@ -44,6 +44,27 @@ class ModelFolder:
             raise UnusableModel(f"{self.path} holds no tokenizer.json; save the model with a fast tokenizer")
         return path
 
+    def config(self) -> dict[str, Any]:
+        """The transformer's own `config.json`."""
+        config: dict[str, Any] = self.settings("config.json")
+        return config
+
+    def max_length(self) -> int:
+        """Tokens that the model reads, special ones included: its own setting, else what it has positions for."""
+        own = self.settings("sentence_bert_config.json").get("max_seq_length")
+        return int(own or self.config().get("max_position_embeddings") or 512)
+
+    def pooling(self) -> str | None:
+        """ "mean" or "cls" where the pipeline is transformer, pooling and at most a normalisation, else None."""
+        modules = self.settings("modules.json")
+        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+        if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]) or modules[0]["path"]:
+            return None
+        pooling = self.settings(f"{modules[1]['path']}/config.json")
+        modes = {key.removeprefix("pooling_mode_") for key, on in pooling.items() if on is True and "_mode_" in key}
+        modes |= {pooling["pooling_mode"]} if isinstance(pooling.get("pooling_mode"), str) else set()
+        return {("mean_tokens",): "mean", ("mean",): "mean", ("cls_token",): "cls", ("cls",): "cls"}.get(tuple(modes))
+
     def tokenizer_fingerprint(self) -> str:
         """The first 12 hex digits of the SHA-256 of `tokenizer.json`."""
         return _sha256([self.tokenizer_file()])

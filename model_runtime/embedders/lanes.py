@@ -1,11 +1,13 @@
 """How does an event loop embed texts without standing still?
 
-Torch runs in threads of one core each, off the event loop. A query (few texts) has a lane of its own, so it never
+The model runs in threads of one core each, off the event loop. A query (few texts) has a lane of its own, so it never
 waits behind an ingest; the ingest lane computes batches of about 60 ms, and gives way before each.
 """
 
 import asyncio
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from model_runtime.embedders.sentence_transformer import Batch, SentenceEmbedder
+    from model_runtime.embedders.embedder import Batch, SentenceEmbedder
 
 INGEST_NICE = 10
 
@@ -23,7 +25,7 @@ T = TypeVar("T")
 
 
 class EmbeddingFailed(Exception):
-    """The lanes are closed, or torch said no: the same call may succeed later."""
+    """The lanes are closed, or the model said no: the same call may succeed later."""
 
 
 class Lanes:
@@ -46,8 +48,8 @@ class Lanes:
         self.model = model
         self._query_texts = query_texts
         self._give_way = give_way
-        self._query = _lane("embed-query", 1, nice=0)
-        self._ingest = _lane("embed-ingest", ingest_threads, nice=INGEST_NICE)
+        self._query = _lane("embed-query", 1, model.prepare_thread, nice=0)
+        self._ingest = _lane("embed-ingest", ingest_threads, model.prepare_thread, nice=INGEST_NICE)
         self._closed = False
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -83,11 +85,21 @@ class Lanes:
             if self._closed and task and not task.cancelling():  # the batch was dropped, not the caller
                 raise EmbeddingFailed("The embedder was closed before this text's turn came.") from None
             raise
-        except (RuntimeError, OSError, MemoryError) as e:  # torch's errors are RuntimeErrors, out of memory too
+        except (
+            RuntimeError,
+            OSError,
+            MemoryError,
+        ) as e:  # as torch's and ONNX Runtime's are
             raise EmbeddingFailed(f"The embedder failed: {e}") from e
 
 
-def _lane(name: str, threads: int, *, nice: int) -> ThreadPoolExecutor:
-    from model_runtime.embedders.sentence_transformer import use_one_core
+def _lane(name: str, threads: int, prepare: Callable[[], None], *, nice: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_begin, initargs=(prepare, nice))
 
-    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=use_one_core, initargs=(nice,))
+
+def _begin(prepare: Callable[[], None], nice: int) -> None:
+    """Makes the calling thread give way to threads of a lower `nice` (Linux)."""
+    prepare()
+    if nice and hasattr(os, "setpriority"):
+        with contextlib.suppress(OSError):  # not permitted in this sandbox: only fairness is lost
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

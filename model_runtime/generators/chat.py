@@ -68,11 +68,6 @@ class ChatTokenizer:
         one, other = (self.ids([*messages, {"role": "user", "content": probe}]) for probe in "01")
         return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
-    def text_ids(self, text: str) -> list[int]:
-        """Of plain text: nothing in it is a control token."""
-        with self._turn:
-            return list(self._encoded(text, plain=True))
-
     def forget(self) -> None:
         """What was read is not remembered: some of it is purged."""
         with self._turn:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.app import create_app
-from memory.domain.errors import NotFound
-from memory.domain.generation import Chunk, Delta, Prompt
+from memory.domain.errors import NotFound, SessionBusy, StratamemError, TooManyTurns
+from memory.domain.generation import Chunk, Delta, Prompt, Ticket
 from memory.services.generation import Generation
+from memory.services.turns import HeldTurn
 from memory.testing import ScriptedGenerator
 
 HELLO = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}], "memory_key": "s"}
@@ -31,15 +33,32 @@ class EndlessGenerator(ScriptedGenerator):
             self.closed += 1
 
 
+class FakeTurns:
+    """A turn at once, after `waits` seconds, or `refuses`."""
+
+    def __init__(self, waits: float = 0, refuses: StratamemError | None = None) -> None:
+        self.waits, self.refuses, self.left = waits, refuses, 0
+
+    @asynccontextmanager
+    async def turn(self, tenant_id: str, session_id: str) -> AsyncIterator[HeldTurn]:
+        try:
+            await asyncio.sleep(self.waits)
+            if self.refuses is not None:
+                raise self.refuses
+            yield HeldTurn(Ticket(1, tenant_id, session_id, 0))
+        finally:
+            self.left += 1
+
+
 @pytest.fixture
 def model(container: Any) -> ScriptedGenerator:
     return served(container, ScriptedGenerator())
 
 
-def served(container: Any, model: ScriptedGenerator) -> ScriptedGenerator:
+def served(container: Any, model: ScriptedGenerator, turns: Any = None) -> ScriptedGenerator:
     container.events.answers["session"] = None
     container.context.answers["build"] = NotFound("a new session")
-    container.generation = Generation(model, container.events, container.context)
+    container.generation = Generation(model, container.events, container.context, turns or FakeTurns())
     return model
 
 
@@ -67,6 +86,22 @@ async def test_who_leaves_before_the_whole_answer_is_no_failure_of_ours_and_leav
     assert [(line["event"], line.get("status")) for line in logged] == [("request", 499)]
     assert model.closed == 1  # before the session's turn was given back
     assert "append" not in [name for name, _, _ in container.events.calls]
+
+
+async def test_who_leaves_while_it_waits_for_its_turn_is_not_answered(container: Any) -> None:
+    turns = FakeTurns(waits=60)
+    model = served(container, ScriptedGenerator(), turns)
+    assert await leave_early(create_app(container), HELLO | {"stream": True}) == []
+    assert (turns.left, model.prompts) == (1, [])
+
+
+@pytest.mark.parametrize("refused", [SessionBusy("ask again later"), TooManyTurns("so many wait")])
+def test_a_busy_session_is_told_with_a_time_to_try_again(client: Any, container: Any, refused: StratamemError) -> None:
+    served(container, ScriptedGenerator(), FakeTurns(refuses=refused))
+    answer = client.post("/v1/chat/completions", json=HELLO)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (refused.status, refused.code)
+    assert refused.detail in answer.json()["error"]["message"]
+    assert "retry-after" in answer.headers
 
 
 def test_a_model_is_shown_by_its_name_which_may_have_slashes(client: Any, container: Any) -> None:

@@ -17,6 +17,9 @@ import httpx
 T = TypeVar("T")
 
 COMMAND = Path(sys.executable).with_name("stratamem")
+MODELS = Path(__file__).parents[2] / ".pytest_cache" / "models"
+"""The int8 form of the embedder is made once, not for every data folder."""
+
 _START = 120.0
 _STOP = 10.0
 """Seconds: what the design promises between SIGTERM and the end."""
@@ -31,7 +34,12 @@ def free_port() -> int:
 def environment(data: Path, settings: Mapping[str, object]) -> dict[str, str]:
     """Nothing of the caller's own settings, one thread for BLAS and torch: two cores are shared by all."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STRATAMEM_")}
-    given = {"STRATAMEM_DATA_DIR": data, "STRATAMEM_LOG_FORMAT": "json", **settings}
+    given = {
+        "STRATAMEM_DATA_DIR": data,
+        "STRATAMEM_MODELS_DIR": MODELS,
+        "STRATAMEM_LOG_FORMAT": "json",
+        **settings,
+    }
     return kept | {name: str(value) for name, value in given.items()}
 
 

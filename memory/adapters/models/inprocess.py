@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory.domain.errors import EmbedderUnavailable
 from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer, Vectors
+from model_runtime.embedders.embedder import Precision
 from model_runtime.embedders.lanes import EmbeddingFailed, Lanes
 
 if TYPE_CHECKING:
-    from model_runtime.embedders.sentence_transformer import SentenceEmbedder
+    from model_runtime.embedders.embedder import SentenceEmbedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +22,24 @@ class Models:
     tokenizer: Tokenizer
 
 
-def load_models(name: str, give_way: Callable[[], None] = lambda: None) -> Models:
+def load_models(
+    name: str,
+    give_way: Callable[[], None] = lambda: None,
+    *,
+    precision: Precision = Precision.FLOAT32,
+    exports: Path | None = None,
+) -> Models:
     """Loads "minilm" (packaged), a folder or a hub id. Blocks for seconds. Raises EmbedderUnavailable.
 
     `give_way`: called before each batch of an ingest, in its thread; may block for a moment.
+    `exports`: where what int8 needs is kept.
     """
-    from model_runtime.embedders import sentence_transformer, tokenizer
+    from model_runtime.embedders import embedder, tokenizer
     from model_runtime.embedders.folder import UnusableModel
 
     try:
-        return Models(InProcessEmbedder(sentence_transformer.load(name), give_way), tokenizer.load(name))
+        model = embedder.load(name, precision, exports)
+        return Models(InProcessEmbedder(model, give_way), tokenizer.load(name))
     except (UnusableModel, OSError, ImportError) as e:
         raise EmbedderUnavailable(f"The embedder {name!r} can't be loaded: {e}", embedder=name) from e
 

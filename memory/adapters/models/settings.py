@@ -1,6 +1,10 @@
-"""What can be set about generation? `STRATAMEM_GENERATION__…`; which model it is says `STRATAMEM_MODEL`."""
+"""What can be set about models? `STRATAMEM_GENERATION__…`, `STRATAMEM_EMBEDDER_PRECISION`."""
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from model_runtime.embedders.embedder import Precision
+
+__all__ = ["GenerationSettings", "Precision"]
 
 
 class GenerationSettings(BaseModel):
@@ -29,6 +33,13 @@ class GenerationSettings(BaseModel):
     warm: bool = Field(
         default=True, description="After a reply, compute ahead what the session's next prompt begins with."
     )
+    turn_lease: float = Field(
+        default=30, ge=0.1, description="Seconds of silence after which a session goes on without a turn's process."
+    )
+    turn_patience: float = Field(
+        default=120, gt=0, description="Seconds that a turn waits for the earlier ones of its session."
+    )
+    turns_waiting: int = Field(default=16, ge=0, description="Turns of one session that wait, in all processes.")
     threads: int | None = Field(default=None, ge=1, description="Cores that generation uses; unset: torch's choice.")
     dtype: str | None = Field(
         default=None,

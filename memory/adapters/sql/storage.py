@@ -29,6 +29,7 @@ from memory.adapters.sql.segments import SqlSegments
 from memory.adapters.sql.sessions import SqlSessions
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.summaries import SqlSummaries
+from memory.adapters.sql.turns import SqlTurns
 from memory.adapters.sql.versions import SqlVersions
 from memory.adapters.sql.writer_queue import WriterQueue
 
@@ -53,6 +54,7 @@ class SqlUnitOfWork:
         self.summaries = SqlSummaries(connection)
         self.changes = SqlChanges(connection)
         self.operations = SqlOperations(connection)
+        self.turns = SqlTurns(connection)
 
 
 class SqlStorage:

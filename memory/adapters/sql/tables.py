@@ -274,6 +274,17 @@ operations = sa.Table(
     ),
 )
 
+turns = sa.Table(
+    "turns",
+    metadata,
+    _key("turn_key"),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("session_id", Id, nullable=False, comment="it may be yet to be made"),
+    sa.Column("lease_until", Instant, nullable=False, comment="unless it is renewed, it lapses then"),
+    sa.Index("ix_turns_queue", "tenant_id", "session_id", "turn_key"),
+    sqlite_autoincrement=True,  # a key that was given out never comes again: it is the place in the queue
+)
+
 changes = sa.Table(
     "changes",
     metadata,

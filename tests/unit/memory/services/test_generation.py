@@ -16,6 +16,7 @@ from memory.domain.generation import ChatMessage, Delta, Finished, Sampling, Tur
 from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.principals import KeyScope
 from memory.services.generation import Generation
+from memory.services.turns import Turns
 from memory.testing import ScriptedGenerator
 from tests.unit.memory.services.conftest import ME, say
 
@@ -29,7 +30,12 @@ def model():
 
 @pytest.fixture
 def generation(container, model):
-    return Generation(model, container.events, container.context)
+    return served(container, model)
+
+
+def served(container, model, **options):
+    turns = Turns(container.storage, container.clock)
+    return Generation(model, container.events, container.context, turns, **options)
 
 
 def said(*texts, role="user"):
@@ -135,10 +141,10 @@ async def test_what_left_the_window_is_recalled_before_the_question(container, g
 async def test_the_prompt_shows_all_of_the_window_that_the_model_reads(container, model):
     await say(container, "s", *[f"number {n} of them" for n in range(1_000)])
     model.max_tokens = 100_000
-    generation = Generation(model, container.events, container.context)
+    generation = served(container, model)
     await ask(generation, request(*said("and now?")))
     assert contents(model)[0] == "number 0 of them"
-    bounded = Generation(model, container.events, container.context, context_tokens=1_000)
+    bounded = served(container, model, context_tokens=1_000)
     await ask(bounded, request(*said("and now?")))
     assert 50 < len(contents(model)) < 500
 
@@ -190,7 +196,7 @@ async def test_no_model_and_an_unknown_one_are_told_apart(container, generation)
     with pytest.raises(UnknownModel, match="scripted"):
         await ask(generation, replace(request(*said("x")), model="gpt-x"))
     with pytest.raises(NoModelConfigured, match="STRATAMEM_MODEL="):
-        await ask(Generation(None, container.events, container.context), request(*said("x")))
+        await ask(served(container, None), request(*said("x")))
 
 
 async def test_window_and_recall_shrink_to_what_the_model_reads(container, generation, model):

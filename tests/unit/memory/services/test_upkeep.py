@@ -38,6 +38,16 @@ async def test_a_job_at_which_somebody_works_is_left_alone_until_the_lease_ends(
     assert await sweeper.sweep() == 1
 
 
+async def test_the_ticket_of_a_turn_that_nobody_asked_after_again_goes(container):
+    now, lease = container.clock.now(), timedelta(seconds=30)
+    async with container.storage.write() as tx:
+        old = await tx.turns.draw("default", "s", lease, now - timedelta(hours=2), most=9)
+        new = await tx.turns.draw("default", "s", lease, now - timedelta(minutes=2), most=9)
+    await upkeep(container)[0].tidy()
+    async with container.storage.write() as tx:
+        assert [await tx.turns.give_back(ticket) for ticket in (old, new)] == [False, True]
+
+
 async def test_old_operations_are_forgotten_and_unfinished_ones_never(container):
     await say(container, "s", "hello")
     await work(container)

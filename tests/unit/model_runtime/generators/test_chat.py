@@ -124,5 +124,5 @@ def test_only_so_much_is_remembered(chat, monkeypatch):
     monkeypatch.setattr("model_runtime.generators.chat._REMEMBERED_TOKENS", 100)
     reader = chat()
     for n in range(50):
-        assert len(reader.text_ids(f"a text of thirty characters {n:02}")) == 30
-    assert len(reader._known._ids) <= 3
+        assert len(reader.ids(said(f"user: a text of thirty characters {n:02}"))) > 30
+    assert sum(map(len, reader._known._ids.values())) <= 100

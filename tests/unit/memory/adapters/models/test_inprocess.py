@@ -10,13 +10,16 @@ import pytest
 from memory.adapters.models.inprocess import InProcessEmbedder, load_models
 from memory.domain.errors import EmbedderUnavailable
 from memory.ports.models import QUERY_TEXTS, Vectors
-from model_runtime.embedders.sentence_transformer import Batch
+from model_runtime.embedders.embedder import Batch
 
 
 class SlowModel:
     """A model whose batches wait until they are let go."""
 
     space, dimensions, device = "slow:2", 2, "cpu"
+
+    def prepare_thread(self) -> None:
+        pass
 
     def __init__(self) -> None:
         self.go = threading.Event()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_runtime.embedders.embedder import Precision, SentenceEmbedder, batches, load
 from model_runtime.embedders.folder import UnusableModel, find
-from model_runtime.embedders.sentence_transformer import SentenceEmbedder, batches, load, use_one_core
 
 TEXTS = ["one short query", "Some longer text about the deployment on Friday. " * 8, "", "漢字 and café", "x" * 3_000]
 
@@ -67,16 +67,16 @@ def test_an_incomplete_folder_is_refused_by_name(tmp_path: Path, missing: str) -
 
 def test_threads_share_one_model_and_get_their_own_vectors(minilm: SentenceEmbedder) -> None:
     expected = minilm.embed(TEXTS)
-    with ThreadPoolExecutor(4, initializer=use_one_core, initargs=(5,)) as pool:
+    with ThreadPoolExecutor(4, initializer=minilm.prepare_thread) as pool:
         for vectors in pool.map(minilm.embed, [TEXTS] * 8):
             np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
-def test_a_thread_on_one_core_computes_on_one() -> None:
+def test_a_thread_on_one_core_computes_on_one(minilm: SentenceEmbedder) -> None:
     import torch
 
     seen = []
-    thread = threading.Thread(target=lambda: (use_one_core(), seen.append(torch.get_num_threads())))
+    thread = threading.Thread(target=lambda: (minilm.prepare_thread(), seen.append(torch.get_num_threads())))
     thread.start()
     thread.join()
 
@@ -90,5 +90,26 @@ def test_every_text_is_in_one_batch_within_the_budget_and_little_is_padding(leng
     assert sorted(row for batch in plan for row in batch.rows) == list(range(len(lengths)))
     for batch in plan:
         assert [len(ids) for ids in batch.ids] == [lengths[row] for row in batch.rows]
-        assert len(batch.rows) == 1 or batch.padded_tokens <= budget
-        assert batch.padded_tokens * 7 <= 8 * sum(map(len, batch.ids))
+        padded = len(batch.ids) * max(map(len, batch.ids))
+        assert len(batch.rows) == 1 or padded <= budget
+        assert padded * 7 <= 8 * sum(map(len, batch.ids))
+
+
+def test_auto_is_int8_only_for_the_packaged_model_and_only_where_it_pays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_runtime.embedders.int8.pays", lambda: False)
+
+    assert not load("minilm", Precision.AUTO, tmp_path).space.endswith("-int8")
+
+    monkeypatch.setattr("model_runtime.embedders.int8.pays", lambda: True)
+
+    assert not load(str(copy_of_minilm(tmp_path)), Precision.AUTO, tmp_path).space.endswith("-int8")
+
+
+def test_a_pipeline_that_only_the_library_runs_has_no_int8(tmp_path: Path) -> None:
+    folder = copy_of_minilm(tmp_path)
+    (folder / "modules.json").write_text("[]")
+
+    with pytest.raises(UnusableModel, match="STRATAMEM_EMBEDDER_PRECISION=float32"):
+        load(str(folder), Precision.INT8, tmp_path)
