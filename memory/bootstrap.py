@@ -63,6 +63,7 @@ from memory.services.memories import Memories
 from memory.services.operations import Operations
 from memory.services.passages import Passages
 from memory.services.past import FormerTexts
+from memory.services.policies import Policies
 from memory.services.recall import Recall
 from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.sessions import Sessions
@@ -115,6 +116,7 @@ class Container:
     history: History
     operations: Operations
     forgetting: Forgetting
+    policies: Policies
     consolidation: Consolidation
     indexes: Indexes
     codecs: Codecs
@@ -225,12 +227,13 @@ async def _wire(
         passages=Passages(storage, embedder, tokenizer, settings.recall.passage_tokens),
         usage=usage,
         activity=activity,
-        former=FormerTexts(embedder, ScanIndex().analyze),
+        former=FormerTexts(embedder, Analyzer().terms),
         window_begin=hot.window_begin,
         settings=settings.recall,
         clock=clock,
     )
     events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
+    forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
     context = Contexts(storage, recall, Summaries(storage, Analyzer().terms), tokenizer)
     warming = Warming(context, kv) if settings.generation.warm else None
     if warming is not None:
@@ -259,10 +262,19 @@ async def _wire(
             context_tokens=settings.generation.context_tokens,
         ),
         kv=KV(storage, kv, clock, warming),
-        memories=Memories(storage, tokenizer, jobs, secrets, clock),
+        memories=Memories(storage, tokenizer, jobs, secrets, clock, usage),
         history=History(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
-        forgetting=Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease),
+        forgetting=forgetting,
+        policies=Policies(
+            storage=storage,
+            space=embedder.space,
+            forgetting=forgetting,
+            usage=usage,
+            jobs=jobs,
+            clock=clock,
+            lease=lease,
+        ),
         consolidation=consolidation,
         indexes=indexes,
         codecs=_codecs(storage, embedder, jobs, clock, lease, settings),

@@ -3,16 +3,17 @@
 import logging
 
 from memory.adapters.jobs.celery_app import JobApp, job_app
-from memory.services.tasks import CODEC, CONSOLIDATE, EMBED, EVICT, INDEXES, PURGE, SWEEP
+from memory.services.tasks import CODEC, CONSOLIDATE, EMBED, EVICT, FORGET, INDEXES, PURGE, SWEEP
 from memory.settings import Settings
 from workers.codec import codec
 from workers.consolidate import consolidate
 from workers.embed import embed
 from workers.evict import evict
+from workers.forget import forget
 from workers.indexes import indexes
 from workers.purge import purge
-from workers.schedule import UPKEEP, table
-from workers.sweep import sweep, upkeep
+from workers.schedule import EXPIRE, UPKEEP, table
+from workers.sweep import expire, sweep, upkeep
 from workers.task import Bridge, Job, register
 
 JOBS: dict[str, Job] = {
@@ -22,8 +23,10 @@ JOBS: dict[str, Job] = {
     EVICT: evict,
     INDEXES: indexes,
     PURGE: purge,
+    FORGET: forget,
     SWEEP: sweep,
     UPKEEP: upkeep,
+    EXPIRE: expire,
 }
 _LEAST_LEVEL = {
     "celery": logging.WARNING,

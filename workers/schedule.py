@@ -15,6 +15,7 @@ from memory.adapters.jobs.settings import JobSettings
 from memory.services.tasks import SWEEP
 
 UPKEEP = "upkeep"
+EXPIRE = "expire"
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 _SHORTEST_EXPIRY = 60.0
 """Seconds. The clocks of two workers may differ by less than this; a sweep must not look expired on the other one."""
@@ -22,7 +23,8 @@ _SHORTEST_EXPIRY = 60.0
 
 def table(jobs: JobSettings) -> dict[str, dict[str, Any]]:
     """Celery's `beat_schedule`. All are due at the start: what a crash left behind is not made to wait."""
-    return {SWEEP: _every(jobs.sweep_every, SWEEP), UPKEEP: _every(jobs.upkeep_every, UPKEEP)}
+    every = {SWEEP: jobs.sweep_every, UPKEEP: jobs.upkeep_every, EXPIRE: jobs.expire_every}
+    return {task: _every(seconds, task) for task, seconds in every.items()}
 
 
 def _every(seconds: float, task: str) -> dict[str, Any]:

@@ -10,3 +10,7 @@ async def sweep(services: Services) -> None:
 async def upkeep(services: Services) -> None:
     await services.upkeep.tidy()
     await services.codecs.plan()
+
+
+async def expire(services: Services) -> None:
+    await services.upkeep.expire()

@@ -11,6 +11,8 @@ from api.memories.schemas import (
     AddedMemories,
     AddedMemory,
     AddMemories,
+    ForgetAnswer,
+    ForgetMemories,
     MemoryAnswer,
     PatchMemory,
     RestoreMemory,
@@ -56,6 +58,20 @@ async def page(
         agent_id=agent_id,
     )
     return wanted.cut(_LIST, found, MemoryAnswer.model_validate, lambda memory: memory.memory_key)
+
+
+@router.post("/forget", summary="Show, or purge, what a policy lets go", responses={**problems(), **purges.ACCEPTED})
+async def forget(app: App, caller: Writer, body: ForgetMemories, response: Response) -> ForgetAnswer | OperationAnswer:
+    policy = body.policy.to_domain()
+    if body.dry_run:
+        return ForgetAnswer.of(await app.policies.preview(caller, policy), dry_run=True)
+    forecast, outcome = await app.policies.forget(caller, policy)
+    receipt = purges.answer(outcome, response)
+    if isinstance(receipt, OperationAnswer):
+        return receipt
+    answer = ForgetAnswer.of(forecast, dry_run=False)
+    answer.receipt = receipt
+    return answer
 
 
 @router.get("/{memory_id}", summary="Read a memory", responses=problems(404))

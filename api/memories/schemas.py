@@ -1,11 +1,28 @@
 """Memories as clients send and read them."""
 
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from api.values import Answer, Body, ClientId, Content, Flag, Metadata, Reason, Time, unsent
+from api.purges import ReceiptAnswer
+from api.recall.filters import BoundedFilter
+from api.values import (
+    MAX_INT,
+    Answer,
+    Body,
+    ClientId,
+    Content,
+    Flag,
+    Metadata,
+    Reason,
+    Time,
+    absent,
+    unsent,
+)
+from memory.domain.forgetting import ForgetPolicy, ForgetRule
 from memory.domain.memories import (
     MAX_MEMORIES_PER_REQUEST,
     MemoryKind,
@@ -14,6 +31,7 @@ from memory.domain.memories import (
     NewMemory,
 )
 from memory.services.keeping import Added
+from memory.services.policies import Forecast, Shown
 
 _CENTURY = 100 * 366 * 24 * 3_600
 
@@ -93,6 +111,45 @@ class RestoreMemory(Body):
     reason: Reason | None = None
 
 
+_Days = Annotated[float, Field(strict=True, ge=0, le=100_000, allow_inf_nan=False)]
+
+
+class Policy(Body):
+    """Each bound stands alone: what breaks one goes. Without a bound, all that `kinds` and `filter` name goes."""
+
+    max_age_days: _Days | None = Field(default=None, description="Since it was written.")
+    unused_days: _Days | None = Field(default=None, description="Since it was last recalled, edited or written.")
+    keep_top: Annotated[int, Field(strict=True, ge=0, le=MAX_INT)] | None = Field(
+        default=None, description="Of the rest the most valuable stay: value falls with disuse, and grows with use."
+    )
+    kinds: Annotated[list[MemoryKind], Field(min_length=1, max_length=16)] | None = None
+    filter: BoundedFilter | None = None
+    redundancy: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Of those marked with `near_duplicate_of`, those at least so alike."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Policy":
+        if all(value is None for _, value in self):
+            raise PydanticCustomError("empty_policy", "a policy names what is to go: at least one of its fields")
+        return self
+
+    def to_domain(self) -> ForgetPolicy:
+        return ForgetPolicy(
+            max_age_days=self.max_age_days,
+            unused_days=self.unused_days,
+            keep_top=self.keep_top,
+            kinds=None if self.kinds is None else frozenset(str(kind) for kind in self.kinds),
+            filter=None if self.filter is None else self.filter.to_domain(),
+            redundancy=self.redundancy,
+        )
+
+
+class ForgetMemories(Body):
+    policy: Policy
+    dry_run: Flag = Field(default=True, description="Shows what would go; `false` purges it.")
+
+
 class SourceAnswer(Answer):
     session_id: str
     event_ids: list[str]
@@ -153,3 +210,60 @@ class AddedMemory(MemoryAnswer):
 
 class AddedMemories(Answer):
     items: list[AddedMemory]
+
+
+class ReasonAnswer(Answer):
+    rule: ForgetRule
+    detail: str
+
+
+class GoingAnswer(Answer):
+    """`text`: its first 200 characters. `value`: what it is worth by its use, as `keep_top` ranks it."""
+
+    memory_id: str
+    kind: MemoryKind
+    session_id: str | None
+    created_at: datetime
+    text: str
+    value: float
+    reasons: list[ReasonAnswer]
+
+    @staticmethod
+    def of(shown: Shown) -> "GoingAnswer":
+        outline = shown.verdict.outline
+        return GoingAnswer(
+            memory_id=outline.memory_id,
+            kind=MemoryKind(outline.kind),
+            session_id=outline.session_id,
+            created_at=outline.created_at,
+            text=shown.text,
+            value=round(shown.verdict.value, 6),
+            reasons=[ReasonAnswer.model_validate(reason) for reason in shown.verdict.reasons],
+        )
+
+
+class ForgetAnswer(Answer):
+    """What would go, or went, the least valuable first; `items` has the first thousand of `total`.
+
+    Pinned memories never go. One call purges 50,000 at most: then ask again. `receipt`: unless it was a dry run.
+    """
+
+    dry_run: bool
+    considered: int = Field(description="Memories that the policy is about.")
+    pinned: int = Field(description="Of these, those that stay because they are pinned.")
+    total: int
+    by_rule: dict[ForgetRule, int]
+    items: list[GoingAnswer]
+    receipt: ReceiptAnswer | None = Field(default=None, exclude_if=absent)
+
+    @staticmethod
+    def of(forecast: Forecast, *, dry_run: bool) -> "ForgetAnswer":
+        rules = Counter(reason.rule for verdict in forecast.going for reason in verdict.reasons)
+        return ForgetAnswer(
+            dry_run=dry_run,
+            considered=forecast.considered,
+            pinned=forecast.pinned,
+            total=len(forecast.going),
+            by_rule=dict(rules),
+            items=[GoingAnswer.of(shown) for shown in forecast.shown],
+        )

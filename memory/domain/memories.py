@@ -114,6 +114,10 @@ class Memory:
         begins = self.valid_from or self.created_at
         return begins <= moment and (self.valid_to is None or moment < self.valid_to)
 
+    def expired(self, now: datetime) -> bool:
+        """Its time to live is over: it is gone, whether or not its rows are."""
+        return self.expires_at is not None and self.expires_at <= now
+
     def ended(self, now: datetime) -> bool:
         """Whether its validity or its time to live is over."""
         return any(end is not None and end <= now for end in (self.valid_to, self.expires_at))

@@ -12,6 +12,7 @@ class OperationKind(StrEnum):
     REBUILD = "rebuild"
     VERIFY = "verify"
     CODEC = "codec"
+    FORGET = "forget"
 
 
 class IndexName(StrEnum):

@@ -170,6 +170,14 @@ class RecallResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """How often something was recalled, and when for the last time."""
+
+    times: int
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Degraded:
     """A tier that could not answer, and why. The other tiers' results stand."""
 

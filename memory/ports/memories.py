@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from memory.domain.forgetting import Outline
 from memory.domain.lineage import Lineage
 from memory.domain.memories import Memory, MemorySource, MemoryVersion, MemoryVisibility, Then
+from memory.domain.recall import Use
 
 
 class MemoryRepository(Protocol):
@@ -29,6 +31,8 @@ class MemoryRepository(Protocol):
 
     async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]: ...
 
+    async def by_ids(self, tenant_id: str, memory_ids: Sequence[str]) -> list[Memory]: ...
+
     async def page(
         self,
         tenant_id: str,
@@ -40,7 +44,23 @@ class MemoryRepository(Protocol):
         kind: str | None = None,
         agent_id: str | None = None,
         only_sessions: frozenset[str] | None = None,
-    ) -> list[Memory]: ...
+        alive_at: datetime | None = None,
+    ) -> list[Memory]:
+        """Newest first. `alive_at`: without those whose time to live was over by then."""
+
+    async def outlines(
+        self,
+        tenant_id: str,
+        audiences: frozenset[str],
+        *,
+        after_key: int,
+        limit: int,
+        alive_at: datetime,
+        kinds: frozenset[str] | None = None,
+        only_sessions: frozenset[str] | None = None,
+        with_metadata: bool = False,
+    ) -> list[Outline]:
+        """As `page`, by key and without texts; without metadata unless it is asked for."""
 
     async def update(
         self,
@@ -72,10 +92,20 @@ class MemoryRepository(Protocol):
     async def originals(self, memory_keys: Sequence[int]) -> list[Memory]:
         """Those of them that were compared and repeat none."""
 
-    async def used(self, uses: Mapping[int, int], now: datetime) -> None:
+    async def used(self, uses: Mapping[int, Use]) -> None:
         """Adds to the accesses of each memory_key."""
 
-    async def purge(self, memory_key: int) -> dict[str, int]: ...
+    async def expired(self, now: datetime, limit: int) -> list[Memory]:
+        """Of all tenants: those whose time to live is over, locked; without those that another is at."""
+
+    async def expired_of(self, tenant_id: str, now: datetime) -> list[int]:
+        """Of one tenant: the keys of those that are still there."""
+
+    async def unpinned(self, memory_keys: Sequence[int]) -> list[int]:
+        """Those of them that are there and not pinned, locked."""
+
+    async def purge(self, *memory_keys: int) -> dict[str, int]:
+        """Their rows, versions and segments; counts by kind. What repeated them is compared anew."""
 
     async def derived_from(self, session_key: int, session_id: str, tenant_id: str) -> list[Memory]:
         """Memories of the session, and those whose source is in it."""

@@ -13,12 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from memory.domain.changes import ChangeKind, NewChange, Position
-from memory.domain.errors import Forbidden, NotFound, Retryable
+from memory.domain.errors import Forbidden, Retryable
 from memory.domain.operations import Operation, OperationKind, OperationState, Receipt
-from memory.domain.principals import Principal, Scope
+from memory.domain.principals import Principal
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
+from memory.services.keeping import seen
 from memory.services.removal import Removal, descendants
 from memory.services.tasks import CONSOLIDATE, PURGE, subject_of_session
 from memory.tiers.base import Tier
@@ -30,7 +31,7 @@ _PATIENCE = 2.0
 """Seconds a request waits for the other processes before it answers with an operation."""
 _GLANCE = 0.1
 _RECEIPT = ("purged", "kept", "kept_for")
-_NOTHING = dict.fromkeys(("events", "segments", "clusters", "memories", "vectors", "lexical", "kv_blocks"), 0)
+NOTHING = dict.fromkeys(("events", "segments", "clusters", "memories", "vectors", "lexical", "kv_blocks"), 0)
 
 
 class Forgetting:
@@ -67,7 +68,7 @@ class Forgetting:
             removal = Removal(tx, self._clock.now(), [one for one in family if one.session_key not in keys])
             for one in going:
                 await removal.remove(one)
-            removal.purged.update(_NOTHING)
+            removal.purged.update(NOTHING)
             removal.purged.update({kind: count for kind, count in codes.items() if count})
             operation_id = await self._promise(
                 tx,
@@ -80,23 +81,20 @@ class Forgetting:
             )
         for operation in removal.operations:
             self._jobs.send(CONSOLIDATE, operation)
-        return await self._erase(principal.tenant_id, keys, operation_id)
+        return await self.erase(principal.tenant_id, keys, operation_id)
 
     async def purge_memory(self, principal: Principal, memory_id: str) -> Receipt | Operation:
         """Raises NotFound."""
         async with self._storage.write() as tx:
-            memory = await tx.memories.locked(principal.tenant_id, memory_id)
-            visible = Scope.of(principal, None).audiences
-            hidden = memory is None or memory.audience not in visible
-            if memory is None or hidden or not (memory.session_id is None or principal.may_reach(memory.session_id)):
-                raise NotFound(f"there is no memory '{memory_id}'")
-            counts = Counter(_NOTHING)
+            found = await tx.memories.locked(principal.tenant_id, memory_id)
+            memory = seen(principal, memory_id, found, self._clock.now())
+            counts = Counter(NOTHING)
             counts.update(await tx.memories.purge(memory.memory_key))
             change = NewChange(ChangeKind.MEMORY, memory.tenant_id, memory_key=memory.memory_key)
             position = await tx.changes.add(change)
             subject = f"memory:{memory.memory_key}"
             operation_id = await self._promise(tx, memory.tenant_id, subject, memory.session_id, position, counts)
-        return await self._erase(memory.tenant_id, (), operation_id)
+        return await self.erase(memory.tenant_id, (), operation_id)
 
     async def finish_purge(self, operation_id: str) -> None:
         """Writes the receipt once every live follower has confirmed and the database's files are clean.
@@ -138,8 +136,8 @@ class Forgetting:
         await tx.operations.note(operation_id, {"purged": dict(counts), "position": place, **(kept or {})})
         return operation_id
 
-    async def _erase(self, tenant_id: str, session_keys: Collection[int], operation_id: str) -> Receipt | Operation:
-        """Cleans what this process keeps, then waits a moment for the others."""
+    async def erase(self, tenant_id: str, session_keys: Collection[int], operation_id: str) -> Receipt | Operation:
+        """Of a purge whose rows are gone: cleans what this process keeps, then waits a moment for the others."""
         kept: Counter[str] = Counter()
         try:
             for tier in self._tiers:

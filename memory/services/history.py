@@ -33,7 +33,9 @@ class History:
     ) -> list[MemoryVersion]:
         """Oldest first, those that the caller might have seen. Raises NotFound."""
         async with self._storage.read() as tx:
-            memory = seen(principal, memory_id, await tx.memories.get(principal.tenant_id, memory_id))
+            memory = seen(
+                principal, memory_id, await tx.memories.get(principal.tenant_id, memory_id), self._clock.now()
+            )
             visibilities = set(MemoryVisibility)
             if private_to(memory.agent_id or "") not in Scope.of(principal, None).audiences:
                 visibilities.remove(MemoryVisibility.PRIVATE)
@@ -51,10 +53,10 @@ class History:
         tokens = (await asyncio.to_thread(self._tokenizer.count, [text]))[0]
         secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.key_id
         async with self._storage.write() as tx:
-            old = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id))
+            now = self._clock.now()
+            old = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id), now)
             access.check_unchanged(if_match, old.etag)
             _check_supersedable(old, text)
-            now = self._clock.now()
             wanted = _successor(old, text, tokens, now)
             text_hash = scope_hash(secret, wanted)
             await tx.memories.lock_texts(principal.tenant_id, [text_hash])
@@ -76,12 +78,14 @@ class History:
         """
         secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.key_id
         async with self._storage.write() as tx:
-            old = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id))
+            now = self._clock.now()
+            old = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id), now)
             access.check_unchanged(if_match, old.etag)
             if old.superseded_by is None:
                 raise NotSuperseded(f"nothing took the place of the memory '{memory_id}'")
-            now = self._clock.now()
-            changed = [await _end(tx, one, memory_id, by, now, reason) for one in await _standing(tx, principal, old)]
+            changed = [
+                await _end(tx, one, memory_id, by, now, reason) for one in await _standing(tx, principal, old, now)
+            ]
             text_hash = scope_hash(secret, old)
             await tx.memories.lock_texts(principal.tenant_id, [text_hash])
             if not await is_free(tx, old, text_hash, now):
@@ -137,12 +141,12 @@ async def _end(
     return ended
 
 
-async def _standing(tx: UnitOfWork, principal: Principal, old: Memory) -> Sequence[Memory]:
+async def _standing(tx: UnitOfWork, principal: Principal, old: Memory, now: datetime) -> Sequence[Memory]:
     """What stands in the place of a superseded memory. Raises Forbidden where the caller can't see it."""
     found = await tx.memories.successor(old)
-    if found is None:
+    if found is None or found.expired(now):
         return ()
     try:
-        return (seen(principal, found.memory_id, found),)
+        return (seen(principal, found.memory_id, found, now),)
     except NotFound:
         raise Forbidden("what took its place is out of this caller's reach") from None

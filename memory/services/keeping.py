@@ -22,8 +22,10 @@ class Added:
     deduplicated: bool
 
 
-def seen(principal: Principal, memory_id: str, found: Memory | None) -> Memory:
-    """Raises NotFound for what the caller may not see: it does not exist for it."""
+def seen(principal: Principal, memory_id: str, found: Memory | None, now: datetime) -> Memory:
+    """Raises NotFound for what the caller may not see, and for what has expired: it does not exist for it."""
+    if found is not None and found.expired(now):
+        found = None
     reachable = found is not None and (found.session_id is None or principal.may_reach(found.session_id))
     if found is None or not reachable or found.audience not in Scope.of(principal, None).audiences:
         raise NotFound(f"there is no memory '{memory_id}'")
@@ -44,12 +46,32 @@ async def keep(tx: UnitOfWork, memory: Memory, text_hash: bytes, by: str | None,
     """
     await is_free(tx, memory, text_hash, now)
     stored = await tx.memories.add(memory, text_hash, by)
+    if stored is None and await _make_room(tx, memory, text_hash, now):
+        stored = await tx.memories.add(memory, text_hash, by)
     if stored is not None:
         return Added(stored, deduplicated=False)
     existing = await tx.memories.by_scope_hash(memory.tenant_id, text_hash)
     if existing is None:
         raise MemoryExists(f"the memory '{memory.memory_id}' exists: choose another memory_id, or PATCH it")
     return Added(existing, deduplicated=True)
+
+
+async def _make_room(tx: UnitOfWork, memory: Memory, text_hash: bytes, now: datetime) -> bool:
+    """Removes what has expired and still has the text or the memory_id. False: that was not what stood in the way."""
+    there = (
+        await tx.memories.by_scope_hash(memory.tenant_id, text_hash),
+        await tx.memories.get(memory.tenant_id, memory.memory_id),
+    )
+    expired = [one for one in there if one is not None and one.expired(now)]
+    await remove(tx, expired)
+    return bool(expired)
+
+
+async def remove(tx: UnitOfWork, memories: Sequence[Memory]) -> None:
+    """Their rows go now; the indexes follow."""
+    if memories:
+        await tx.memories.purge(*{memory.memory_key for memory in memories})
+        await tx.changes.add(*(changed(memory) for memory in memories))
 
 
 async def is_free(tx: UnitOfWork, memory: Memory, text_hash: bytes, now: datetime) -> bool:

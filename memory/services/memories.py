@@ -17,13 +17,21 @@ from memory.services import access
 from memory.services.keeping import Added, is_free, keep, promise, reindex, scope_hash, seen
 from memory.services.secrets import TenantSecrets
 from memory.services.tasks import CONSOLIDATE
+from memory.services.usage import Usage
 
 
 class Memories:
     def __init__(
-        self, storage: Storage, tokenizer: Tokenizer, jobs: JobQueue, secrets: TenantSecrets, clock: Clock
+        self,
+        storage: Storage,
+        tokenizer: Tokenizer,
+        jobs: JobQueue,
+        secrets: TenantSecrets,
+        clock: Clock,
+        usage: Usage,
     ) -> None:
         self._storage = storage
+        self._usage = usage
         self._tokenizer = tokenizer
         self._jobs = jobs
         self._secrets = secrets
@@ -57,7 +65,8 @@ class Memories:
     async def get(self, principal: Principal, memory_id: str) -> Memory:
         """Raises NotFound."""
         async with self._storage.read() as tx:
-            return seen(principal, memory_id, await tx.memories.get(principal.tenant_id, memory_id))
+            found = await tx.memories.get(principal.tenant_id, memory_id)
+        return self._usage.counted(seen(principal, memory_id, found, self._clock.now()))
 
     async def page(
         self,
@@ -72,7 +81,7 @@ class Memories:
         """Newest first, those that the caller may see. Raises NotFound for an absent session."""
         async with self._storage.read() as tx:
             session = await access.session(tx, principal, session_id) if session_id is not None else None
-            return await tx.memories.page(
+            found = await tx.memories.page(
                 principal.tenant_id,
                 Scope.of(principal, None).audiences,
                 after_key=after_key,
@@ -81,7 +90,9 @@ class Memories:
                 kind=kind,
                 agent_id=agent_id,
                 only_sessions=principal.session_ids if session is None else None,  # what it inherits is its own
+                alive_at=self._clock.now(),
             )
+        return [self._usage.counted(memory) for memory in found]
 
     async def update(
         self, principal: Principal, memory_id: str, changes: Mapping[str, Any], *, if_match: str | None
@@ -95,7 +106,8 @@ class Memories:
             values["token_count"] = (await asyncio.to_thread(self._tokenizer.count, [values["text"]]))[0]
         secret = await self._secrets.of(principal.tenant_id)
         async with self._storage.write() as tx:
-            memory = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id))
+            now = self._clock.now()
+            memory = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id), now)
             access.check_unchanged(if_match, memory.etag)
             if not values:
                 return memory
@@ -108,7 +120,6 @@ class Memories:
                 raise Forbidden(f"only the agent '{memory.agent_id}' can make its memory private")
             text_hash = scope_hash(secret, wanted)
             await tx.memories.lock_texts(principal.tenant_id, [text_hash])
-            now = self._clock.now()
             free = await is_free(tx, memory, text_hash, now)
             changed = await tx.memories.update(
                 memory, values, text_hash if free else None, principal.agent_id or principal.key_id, now
@@ -116,7 +127,7 @@ class Memories:
             operation = await reindex(tx, memory, changed, now)
         if operation is not None:
             self._jobs.send(CONSOLIDATE, operation)
-        return changed
+        return self._usage.counted(changed)
 
     async def _draft(self, tx: UnitOfWork, principal: Principal, new: NewMemory, tokens: int, now: datetime) -> Memory:
         session = await access.session(tx, principal, new.session_id) if new.session_id is not None else None

@@ -44,7 +44,7 @@ class Operations:
             found = _reachable(principal, operation_id, await tx.operations.get(principal.tenant_id, operation_id))
             if found.state not in UNFINISHED:
                 raise Conflict(f"the operation is over: {found.state}")
-            if found.kind is OperationKind.PURGE:
+            if found.kind in (OperationKind.PURGE, OperationKind.FORGET):
                 raise Conflict("a purge can't be cancelled: it must not stay half done")
             await tx.operations.finish(operation_id, OperationState.CANCELLED, self._clock.now())
         return await self.get(principal, operation_id)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from memory.domain.ids import ItemId
+from memory.domain.ids import ItemId, memory_item
 from memory.domain.memories import Memory, Then
 from memory.domain.principals import Scope
 from memory.domain.recall import Degraded, TierName
@@ -40,12 +40,14 @@ class Past:
 NO_PAST = Past(frozenset(), frozenset(), ())
 
 
-async def past_of(tx: UnitOfWork, scope: Scope, moment: datetime) -> Past:
+async def past_of(tx: UnitOfWork, scope: Scope, moment: datetime, now: datetime) -> Past:
+    """What has expired by `now` is gone, also from the past."""
     found = await tx.versions.changed_since(scope.tenant_id, moment, _MOST)
+    gone = frozenset(memory_item(key) for key in await tx.memories.expired_of(scope.tenant_id, now))
     valid = [then for then in found if then.memory.valid_at(moment) and _visible(then, scope)]
     same = frozenset(then.memory.item for then in valid if not then.reworded)
-    hidden = frozenset(then.memory.item for then in found) - same
-    reworded = tuple(then.memory for then in valid if then.reworded)
+    hidden = frozenset(then.memory.item for then in found) - same | gone
+    reworded = tuple(then.memory for then in valid if then.reworded and then.memory.item not in gone)
     return Past(same, hidden, reworded, (_DEGRADED,) if len(found) == _MOST else ())
 
 

@@ -113,7 +113,9 @@ class Recall:
     async def _scope(self, principal: Principal, request: RecallRequest) -> tuple[Scope, Past]:
         async with self._storage.read() as tx:
             scope = await access.scope(tx, principal, request.session_ids)
-            return scope, NO_PAST if request.as_of is None else await past_of(tx, scope, request.as_of)
+            return scope, NO_PAST if request.as_of is None else await past_of(
+                tx, scope, request.as_of, self._clock.now()
+            )
 
     async def _embedded(self, text: str) -> tuple[Floats | None, str | None]:
         """The vector, or why there is none."""

@@ -5,6 +5,7 @@ EMBED = "embed"
 EVICT = "evict"
 INDEXES = "indexes"
 PURGE = "purge"
+FORGET = "forget"
 SWEEP = "sweep"
 CODEC = "codec"
 

@@ -1,4 +1,4 @@
-"""What must be looked after, whether or not anybody asks? Lost jobs are sent again, old records go."""
+"""What must be looked after, whether or not anybody asks? Lost jobs are sent again; what has expired or is old goes."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,8 @@ from memory.domain.errors import StratamemError
 from memory.domain.operations import Operation, OperationKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
-from memory.services.tasks import CODEC, CONSOLIDATE, INDEXES, PURGE
+from memory.services.keeping import remove
+from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE
 from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ _FIRST_STEP = {
     OperationKind.REBUILD: INDEXES,
     OperationKind.VERIFY: INDEXES,
     OperationKind.CODEC: CODEC,
+    OperationKind.FORGET: FORGET,
 }
 _BATCH = 500
 _LAPSED = timedelta(hours=1)
@@ -44,6 +46,23 @@ class Upkeep:
         for operation in ours:
             self._jobs.send(_FIRST_STEP[operation.kind], operation.operation_id)
         return len(ours)
+
+    async def expire(self) -> int:
+        """Removes the memories whose time to live is over; the number of them.
+
+        The indexes follow by the change feed, which takes their texts out of the files as a purge does.
+        """
+        removed = 0
+        while True:
+            async with self._storage.write() as tx:
+                gone = await tx.memories.expired(self._clock.now(), _BATCH)
+                await remove(tx, gone)
+            removed += len(gone)
+            if len(gone) < _BATCH:
+                break
+        if removed:
+            await self._storage.erase_leftovers()
+        return removed
 
     async def tidy(self) -> None:
         """Forgets finished operations, the answers of old Idempotency-Keys, and turns that a killed process left."""

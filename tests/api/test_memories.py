@@ -102,3 +102,45 @@ def test_a_change_under_an_old_etag_is_refused(http: httpx.Client) -> None:
     for action, body in (("supersede", {"text": "new under an old tag"}), ("restore", None)):
         answer = http.post(f"{path}/{action}", json=body, headers={"If-Match": '"0-9"'})
         assert (answer.status_code, answer.json()["code"]) == (412, "precondition_failed")
+
+
+def test_a_policy_is_shown_first_and_then_purges_with_a_receipt(http: httpx.Client) -> None:
+    for number in range(3):
+        add(http, f"Forgettable number {number}.", metadata={"batch": "api"})
+    pinned = add(http, "Forgettable but pinned.", metadata={"batch": "api"}, pinned=True)["memory_id"]
+    policy = {"filter": {"field": "metadata.batch", "op": "eq", "value": "api"}, "keep_top": 2}
+    shown = http.post("/v1/memories/forget", json={"policy": policy})
+    assert shown.status_code == 200, shown.text
+    body = shown.json()
+    assert (body["dry_run"], body["considered"], body["pinned"], body["total"]) == (True, 4, 1, 2)
+    assert body["by_rule"] == {"keep_top": 2}
+    assert all(item["reasons"][0]["rule"] == "keep_top" for item in body["items"])
+    assert "receipt" not in body
+    assert len(found(http, "Forgettable number")) == 4
+    done = http.post("/v1/memories/forget", json={"policy": policy, "dry_run": False})
+    if done.status_code == 202:
+        assert done.headers["location"] == f"/v1/operations/{done.json()['operation_id']}"
+    else:
+        assert done.json()["receipt"]["purged"]["memories"] == 2
+        assert done.json()["receipt"]["verified"] is True
+    assert len(found(http, "Forgettable number")) == 2
+    assert http.get(f"/v1/memories/{pinned}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {},
+        {"max_age_days": -1},
+        {"max_age_days": True},
+        {"keep_top": 1.5},
+        {"redundancy": 1.1},
+        {"kinds": ["event"]},
+        {"kinds": []},
+        {"filter": {"field": "text", "op": "eq", "value": "x"}},
+        {"older_than": 3},
+    ],
+)
+def test_a_policy_that_says_nothing_or_nonsense_is_refused(http: httpx.Client, policy: dict[str, Any]) -> None:
+    answer = http.post("/v1/memories/forget", json={"policy": policy})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from memory.domain.lineage import Lineage
 from memory.domain.memories import MemoryKind, MemorySource, MemoryVisibility
 from memory.domain.principals import SHARED, TENANT_WIDE, private_to
+from memory.domain.recall import Use
 from tests.services import EVERYONE, NOW, SPACE, TENANT, add_memory, add_session, new_memory, new_segment
 
 
@@ -50,7 +51,7 @@ async def test_what_is_absent_is_none(storage):
         assert await tx.memories.by_keys([]) == []
         assert await tx.versions.as_at([], NOW) == []
         assert await tx.memories.count(TENANT) == 0
-        await tx.memories.used({}, NOW)
+        await tx.memories.used({})
 
 
 @pytest.mark.parametrize("taken", ["memory_id", "scope_hash"])
@@ -151,15 +152,37 @@ async def test_what_workers_have_to_cut_is_listed_until_they_did(storage):
         assert await tx.memories.unsegmented(TENANT, 9) == [edited]
 
 
-async def test_uses_are_counted(storage):
+async def test_uses_are_counted_and_the_last_one_is_kept(storage):
     async with storage.write() as tx:
         first, second = await add_memory(tx), await add_memory(tx)
         later = NOW + timedelta(hours=1)
-        await tx.memories.used({first.memory_key: 1}, later)
+        await tx.memories.used({first.memory_key: Use(1, later), 10**9: Use(1, later)})
         used, unused = await tx.memories.get(TENANT, first.memory_id), await tx.memories.get(TENANT, second.memory_id)
         assert (used.access_count, used.last_accessed_at) == (1, later)
         assert (unused.access_count, unused.last_accessed_at) == (0, None)
         assert used.version == 1
+        await tx.memories.used({first.memory_key: Use(3, NOW)})  # another process counted earlier and writes later
+        used = await tx.memories.get(TENANT, first.memory_id)
+        assert (used.access_count, used.last_accessed_at) == (4, later)
+
+
+async def test_what_has_expired_is_listed_once_for_whoever_removes_it(database):
+    one, other = database.open(), database.open()
+    async with one.write() as tx:
+        gone = [await add_memory(tx, expires_at=NOW - timedelta(seconds=n), tenant_id=f"t{n % 2}") for n in range(3)]
+        await add_memory(tx, expires_at=NOW + timedelta(seconds=1))
+        await add_memory(tx)
+    async with one.write() as tx:
+        assert await tx.memories.expired_of("t0", NOW) == [gone[0].memory_key, gone[2].memory_key]
+        assert [memory.memory_key for memory in await tx.memories.expired(NOW, 2)] == [
+            gone[2].memory_key,
+            gone[1].memory_key,
+        ]
+        if database.postgresql:
+            async with other.write() as beside:
+                assert [memory.memory_key for memory in await beside.memories.expired(NOW, 9)] == [gone[0].memory_key]
+        await tx.memories.purge(*(memory.memory_key for memory in gone))
+        assert await tx.memories.expired(NOW, 9) == []
 
 
 @pytest.fixture

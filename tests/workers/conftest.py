@@ -26,6 +26,9 @@ REDIS = os.environ.get("STRATAMEM_TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
 AMQP = os.environ.get("STRATAMEM_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
 
 
+_WORK = frozenset("consolidate embed evict finish_purge finish_forget sweep tidy expire plan work run".split())
+
+
 class FakeServices:
     """Stands for the container and for each of its services. `on[name]` replaces what a call does."""
 
@@ -34,7 +37,7 @@ class FakeServices:
         self.on: dict[str, Callable[..., Awaitable[None]]] = {}
         self.opened = 0
         self.closed = 0
-        self.consolidation = self.forgetting = self.indexes = self.codecs = self.upkeep = self
+        self.consolidation = self.forgetting = self.indexes = self.codecs = self.policies = self.upkeep = self
 
     @asynccontextmanager
     async def open(self) -> Any:
@@ -44,7 +47,7 @@ class FakeServices:
         self.closed += 1
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
-        if name not in {"consolidate", "embed", "evict", "finish_purge", "sweep", "tidy", "plan", "work"}:
+        if name not in _WORK:
             raise AttributeError(name)
 
         async def call(*ids: str) -> None:

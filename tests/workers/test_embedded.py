@@ -14,9 +14,9 @@ import pytest
 
 from memory.adapters.jobs.celery_app import job_app, queue_name
 from memory.domain.errors import InvalidInput, StorageUnavailable
-from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, PURGE, SWEEP
+from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, FORGET, PURGE, SWEEP
 from workers import embedded
-from workers.schedule import UPKEEP
+from workers.schedule import EXPIRE, UPKEEP
 
 _EARLIER = set()
 
@@ -41,14 +41,15 @@ def test_every_job_calls_its_service(services, new_settings, new_queue, started,
         EMBED: "embed",
         EVICT: "evict",
         PURGE: "finish_purge",
+        FORGET: "finish_forget",
     }
     for task, method in expected.items():
         queue.send(task, f"op_{task}")
         until(lambda method=method, task=task: services.ids(method) == [f"op_{task}"])
-    sweeps, upkeeps = services.count("sweep"), services.count("tidy")
-    queue.send(SWEEP)
-    queue.send(UPKEEP)
-    until(lambda: services.count("sweep") == sweeps + 1 and services.count("tidy") == upkeeps + 1)
+    for task, method in ((SWEEP, "sweep"), (UPKEEP, "tidy"), (EXPIRE, "expire")):
+        before = services.count(method)
+        queue.send(task)
+        until(lambda method=method, before=before: services.count(method) == before + 1)
 
 
 def test_a_job_starts_within_a_fifth_of_a_second(services, new_settings, new_queue, started, until):
@@ -121,8 +122,8 @@ def test_tries_are_bounded_and_other_jobs_run_between_them(services, new_setting
 
 
 def test_sweeps_and_upkeep_come_by_themselves(services, new_settings, started, until):
-    started(new_settings(sweep_every=0.1, upkeep_every=0.2), services)
-    until(lambda: services.count("sweep") >= 5 and services.count("tidy") >= 3)
+    started(new_settings(sweep_every=0.1, upkeep_every=0.2, expire_every=0.2), services)
+    until(lambda: services.count("sweep") >= 5 and min(map(services.count, ("tidy", "expire"))) >= 3)
 
 
 def test_stop_leaves_nothing_running(services, new_settings, new_queue, started, until):

@@ -15,6 +15,11 @@ class JobSettings(BaseModel):
     upkeep_every: float = Field(
         default=3600, gt=0, description="Seconds between runs that forget what is older than it has to be kept."
     )
+    expire_every: float = Field(
+        default=300,
+        gt=0,
+        description="Seconds between runs that remove memories whose ttl is over; nobody sees them in between.",
+    )
     queue: str = Field(
         default="stratamem",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",

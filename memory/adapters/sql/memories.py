@@ -14,15 +14,31 @@ from memory.adapters.sql import rows, versions
 from memory.adapters.sql.lineages import memories_in_any
 from memory.adapters.sql.statements import Lookup, is_postgresql, one_of, upsert
 from memory.adapters.sql.tables import memories, memory_versions, segments, sessions
+from memory.domain.forgetting import Outline
 from memory.domain.ids import memory_item
 from memory.domain.lineage import Lineage
 from memory.domain.memories import Memory, MemorySource, MemoryVisibility
 from memory.domain.principals import SHARED, TENANT_WIDE, private_to
+from memory.domain.recall import Use
 
 _SELECT = sa.select(memories, sessions.c.session_id).outerjoin(
     sessions, sessions.c.session_key == memories.c.session_key
 )
 _BY_KEYS = Lookup(_SELECT, memories.c.memory_key)
+_OUTLINE = (
+    memories.c.memory_key,
+    memories.c.memory_id,
+    memories.c.kind,
+    sessions.c.session_id,
+    memories.c.agent_id,
+    memories.c.created_at,
+    memories.c.updated_at,
+    memories.c.last_accessed_at,
+    memories.c.access_count,
+    memories.c.pinned,
+    memories.c.valid_to,
+    memories.c.near_duplicate_of,
+)
 _LOCK_TEXTS = sa.text("SELECT pg_advisory_xact_lock(place) FROM unnest(:places) AS place").bindparams(
     sa.bindparam("places", type_=postgresql.ARRAY(sa.BigInteger))
 )
@@ -71,6 +87,10 @@ class SqlMemories:
     async def by_keys(self, memory_keys: Sequence[int]) -> list[Memory]:
         return [rows.memory(row) for row in await _BY_KEYS.rows(self._db, memory_keys)]
 
+    async def by_ids(self, tenant_id: str, memory_ids: Sequence[str]) -> list[Memory]:
+        query = _SELECT.where(memories.c.tenant_id == tenant_id, one_of(self._db, memories.c.memory_id, memory_ids))
+        return [rows.memory(row) for row in await self._db.execute(query)]
+
     async def page(
         self,
         tenant_id: str,
@@ -82,8 +102,9 @@ class SqlMemories:
         kind: str | None = None,
         agent_id: str | None = None,
         only_sessions: frozenset[str] | None = None,
+        alive_at: datetime | None = None,
     ) -> list[Memory]:
-        query = _SELECT.where(memories.c.tenant_id == tenant_id, _visible(audiences))
+        query = _SELECT.where(memories.c.tenant_id == tenant_id, _visible(audiences), _alive(alive_at))
         if after_key is not None:
             query = query.where(memories.c.memory_key < after_key)
         if lineage is not None:
@@ -92,10 +113,37 @@ class SqlMemories:
             if value is not None:
                 query = query.where(column == value)
         if only_sessions is not None:
-            named = one_of(self._db, sessions.c.session_id, only_sessions)
-            query = query.where(sa.or_(memories.c.session_key.is_(None), named))
+            query = query.where(self._of_sessions(only_sessions))
         query = query.order_by(memories.c.memory_key.desc()).limit(limit)
         return [rows.memory(row) for row in await self._db.execute(query)]
+
+    async def outlines(
+        self,
+        tenant_id: str,
+        audiences: frozenset[str],
+        *,
+        after_key: int,
+        limit: int,
+        alive_at: datetime,
+        kinds: frozenset[str] | None = None,
+        only_sessions: frozenset[str] | None = None,
+        with_metadata: bool = False,
+    ) -> list[Outline]:
+        metadata = (memories.c.metadata,) if with_metadata else ()
+        query = sa.select(*_OUTLINE, *metadata).outerjoin(sessions, sessions.c.session_key == memories.c.session_key)
+        query = query.where(
+            memories.c.tenant_id == tenant_id, _visible(audiences), _alive(alive_at), memories.c.memory_key > after_key
+        )
+        if kinds is not None:
+            query = query.where(memories.c.kind.in_(kinds))
+        if only_sessions is not None:
+            query = query.where(self._of_sessions(only_sessions))
+        found = await self._db.execute(query.order_by(memories.c.memory_key).limit(limit))
+        return [rows.outline(row) for row in found]
+
+    def _of_sessions(self, session_ids: frozenset[str]) -> sa.ColumnElement[bool]:
+        """And those of no session."""
+        return sa.or_(memories.c.session_key.is_(None), one_of(self._db, sessions.c.session_id, session_ids))
 
     async def update(
         self,
@@ -179,31 +227,64 @@ class SqlMemories:
         query = _SELECT.where(one_of(self._db, memories.c.memory_key, memory_keys), first)
         return [rows.memory(row) for row in await self._db.execute(query)]
 
-    async def used(self, uses: Mapping[int, int], now: datetime) -> None:
+    async def used(self, uses: Mapping[int, Use]) -> None:
         if not uses:
             return
+        last = sa.bindparam("last", type_=memories.c.last_accessed_at.type)
+        earlier = sa.or_(memories.c.last_accessed_at.is_(None), memories.c.last_accessed_at < last)
         statement = (
             memories.update()
             .where(memories.c.memory_key == sa.bindparam("used"))
-            .values(access_count=memories.c.access_count + sa.bindparam("times"), last_accessed_at=now)
+            .values(
+                access_count=memories.c.access_count + sa.bindparam("times"),
+                last_accessed_at=sa.case((earlier, last), else_=memories.c.last_accessed_at),
+            )
         )
-        await self._db.execute(statement, [{"used": key, "times": times} for key, times in uses.items()])
+        # In one order, so that two processes that count the same memories never wait for each other.
+        values = [{"used": key, "times": use.times, "last": use.last} for key, use in sorted(uses.items())]
+        await self._db.execute(statement, values)
 
-    async def purge(self, memory_key: int) -> dict[str, int]:
-        for memory in await self.by_keys([memory_key]):
-            await self.compare_again(memory)
-            await self._close_gap(memory)
-        of_memory = segments.c.item == memory_item(memory_key)
-        vectors = sa.select(sa.func.count()).where(of_memory, segments.c.vector.is_not(None))
+    async def expired(self, now: datetime, limit: int) -> list[Memory]:
+        query = _SELECT.where(memories.c.expires_at.is_not(None), memories.c.expires_at <= now)
+        query = query.order_by(memories.c.expires_at).limit(limit)
+        found = await self._db.execute(query.with_for_update(of=memories, skip_locked=True))
+        return [rows.memory(row) for row in found]
+
+    async def expired_of(self, tenant_id: str, now: datetime) -> list[int]:
+        query = sa.select(memories.c.memory_key).where(
+            memories.c.tenant_id == tenant_id, memories.c.expires_at.is_not(None), memories.c.expires_at <= now
+        )
+        return list((await self._db.execute(query)).scalars())
+
+    async def unpinned(self, memory_keys: Sequence[int]) -> list[int]:
+        query = sa.select(memories.c.memory_key).where(
+            one_of(self._db, memories.c.memory_key, memory_keys), sa.not_(memories.c.pinned)
+        )
+        found = await self._db.execute(query.order_by(memories.c.memory_key).with_for_update())
+        return list(found.scalars())
+
+    async def purge(self, *memory_keys: int) -> dict[str, int]:
+        going = await self.by_keys(memory_keys)
+        await self._leave(going)
+        of_memories = one_of(self._db, segments.c.item, [memory_item(key) for key in memory_keys])
+        vectors = sa.select(sa.func.count()).where(of_memories, segments.c.vector.is_not(None))
         counts = {"vectors": (await self._db.execute(vectors)).scalar_one()}
-        counts["segments"] = (await self._db.execute(segments.delete().where(of_memory))).rowcount
+        counts["segments"] = (await self._db.execute(segments.delete().where(of_memories))).rowcount
         for table in (memory_versions, memories):
-            deleted = await self._db.execute(table.delete().where(table.c.memory_key == memory_key))
+            statement = table.delete().where(one_of(self._db, table.c.memory_key, memory_keys))
+            deleted = await self._db.execute(statement)
         return counts | {"memories": deleted.rowcount}
 
-    async def _close_gap(self, memory: Memory) -> None:
-        """What it took the place of is superseded by what took its own."""
-        if memory.superseded_by is not None:
+    async def _leave(self, going: Sequence[Memory]) -> None:
+        """What repeats them is compared anew; what they took the place of is superseded by what took their own."""
+        for tenant_id in {memory.tenant_id for memory in going}:
+            names = [memory.memory_id for memory in going if memory.tenant_id == tenant_id]
+            repeating = sa.and_(
+                memories.c.tenant_id == tenant_id, one_of(self._db, memories.c.near_duplicate_of, names)
+            )
+            again = memories.update().where(repeating).values(compared=False, near_duplicate_of=None)
+            await self._db.execute(again)
+        for memory in await self.by_keys([memory.memory_key for memory in going if memory.superseded_by is not None]):
             before = sa.and_(memories.c.tenant_id == memory.tenant_id, memories.c.superseded_by == memory.memory_id)
             await self._db.execute(memories.update().where(before).values(superseded_by=memory.superseded_by))
 
@@ -252,3 +333,9 @@ def _visible(audiences: frozenset[str]) -> sa.ColumnElement[bool]:
     ]
     private = sa.and_(memories.c.visibility == MemoryVisibility.PRIVATE, memories.c.agent_id.in_(agents))
     return sa.or_(memories.c.visibility.in_(shared), private)
+
+
+def _alive(moment: datetime | None) -> sa.ColumnElement[bool]:
+    if moment is None:
+        return sa.true()
+    return sa.or_(memories.c.expires_at.is_(None), memories.c.expires_at > moment)

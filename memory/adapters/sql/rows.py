@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.events import Event, EventVisibility, Role
+from memory.domain.forgetting import Outline
 from memory.domain.lineage import Stretch
 from memory.domain.memories import Memory, MemoryKind, MemorySource, MemoryVersion, MemoryVisibility
 from memory.domain.operations import Operation, OperationKind, OperationState, Progress
@@ -51,6 +52,24 @@ def memory_version(row: Row) -> MemoryVersion:
     values = dict(row._mapping)
     del values["memory_key"]
     return MemoryVersion(**values | {"visibility": MemoryVisibility(values["visibility"])})
+
+
+def outline(row: Row) -> Outline:
+    moments = (row.created_at, row.updated_at, row.last_accessed_at)
+    return Outline(
+        memory_key=row.memory_key,
+        memory_id=row.memory_id,
+        kind=row.kind,
+        session_id=row.session_id,
+        agent_id=row.agent_id,
+        created_at=row.created_at,
+        last_used=max(moment for moment in moments if moment is not None),
+        uses=row.access_count,
+        pinned=row.pinned,
+        valid_to=row.valid_to,
+        repeats=row.near_duplicate_of,
+        metadata=row._mapping.get("metadata", {}),
+    )
 
 
 def operation(row: Row) -> Operation:

@@ -160,7 +160,7 @@ class SqlSegments:
             .where(segments.c.item == sa.bindparam("used"), segments.c.semantic.is_(True))
             .values(uses=segments.c.uses + sa.bindparam("times"), last_use=now)
         )
-        await self._db.execute(statement, [{"used": item, "times": times} for item, times in uses.items()])
+        await self._db.execute(statement, [{"used": item, "times": times} for item, times in sorted(uses.items())])
 
     async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
         return {row.item for row in await _HELD.rows(self._db, items)}

@@ -259,7 +259,9 @@ async def test_a_page_of_text_may_be_asked(container):
 async def test_uses_are_counted_without_a_write_for_each_read(container):
     (added,) = await container.memories.add(ME, [TEA])
     await texts(container, "tea")
-    assert (await container.memories.get(ME, added.memory.memory_id)).access_count == 0
+    async with container.storage.read() as tx:
+        assert (await tx.memories.get("default", added.memory.memory_id)).access_count == 0
+    assert (await container.memories.get(ME, added.memory.memory_id)).access_count == 1
 
 
 async def test_a_larger_scope_than_the_scan_limit_finds_the_same(settings, models):

@@ -10,9 +10,12 @@ from memory.domain.principals import Principal
 from memory.ports.storage import Storage
 from memory.services.consolidation import Consolidation
 from memory.services.duplicates import Duplicates
+from memory.services.forgetting import Forgetting
 from memory.services.history import History
 from memory.services.memories import Memories
+from memory.services.policies import Policies
 from memory.services.secrets import TenantSecrets
+from memory.services.usage import Usage
 from memory.testing import SettableClock, WordHashEmbedder, WordTokenizer
 
 ME = Principal("acme", agent_id="ann")
@@ -34,8 +37,19 @@ class World:
     def __post_init__(self):
         secrets, tokenizer = TenantSecrets(self.storage, self.clock), WordTokenizer()
         self.jobs = RecordingQueue()
-        self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock)
+        self.usage = Usage(self.storage, self.clock)
+        self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock, self.usage)
         self.history = History(self.storage, tokenizer, self.jobs, secrets, self.clock)
+        self.forgetting = Forgetting(storage=self.storage, tiers=(), jobs=self.jobs, clock=self.clock, lease=LEASE)
+        self.policies = Policies(
+            storage=self.storage,
+            space=self.embedder.space,
+            forgetting=self.forgetting,
+            usage=self.usage,
+            jobs=self.jobs,
+            clock=self.clock,
+            lease=LEASE,
+        )
         self.duplicates = Duplicates(self.storage, self.embedder.space, self.clock, LEASE, 0.9)
         self.consolidation = Consolidation(
             storage=self.storage,
