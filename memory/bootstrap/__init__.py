@@ -1,4 +1,4 @@
-"""How does everything come together? The only file that knows every class.
+"""How does everything come together? The only place that knows every class.
 
 `build(settings)` migrates the database, loads the models, opens the indexes and gives a container; leaving the block
 closes what it opened, in reverse. `serving=False` is for workers: they write rows and own no index.
@@ -36,6 +36,7 @@ from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
+from memory.bootstrap import engines
 from memory.domain.errors import KVElsewhere, NoModelConfigured, TierUnavailable
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
@@ -139,7 +140,7 @@ async def build(
         stack.push_async_callback(storage.close)
         await storage.migrate()
         traffic = traffic or Traffic()
-        remote = await _connected(stack, settings)
+        remote = await engines.connected(stack, settings)
         if remote is not None:
             models = remote  # connections belong to one event loop: nobody shares them
         elif models is None:
@@ -173,9 +174,9 @@ async def _wire(
     embedder, tokenizer = models.embedder, models.tokenizer
     lease = timedelta(seconds=settings.jobs.lease)
     secrets = TenantSecrets(storage, clock)
-    salt = _salt(await secrets.of(DEFAULT_TENANT))
-    generator = await _generator(stack, settings, tokenizer, remote, salt) if serving else None
-    kv = _kv(generator, remote, salt) if serving else NullKVStore()
+    salt = engines.salt(await secrets.of(DEFAULT_TENANT))
+    generator = await engines.generator(stack, settings, tokenizer, remote, salt) if serving else None
+    kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
     hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
     semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
     consolidation = Consolidation(
@@ -339,60 +340,6 @@ def _forgetting(kv: KVStore, data_dir: Path) -> Callable[[str], Awaitable[object
         await kv.forget(tenant_id)
 
     return forget
-
-
-async def _connected(stack: AsyncExitStack, settings: Settings) -> RemoteRuntime | None:
-    if settings.runtime_url is None:
-        return None
-    folder = settings.data_dir.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    remote = await connect(settings.runtime_url, settings.runtime_key, folder / f"runtime-{settings.node_name}.json")
-    stack.push_async_callback(remote.client.close)
-    return remote
-
-
-def _salt(secret: bytes) -> Callable[[str, str], str]:
-    """`secret`: of the database, so that all processes of it make the same salts."""
-    return lambda tenant_id, share_group: keyed_hash(secret, ["kv", tenant_id, share_group]).hex()
-
-
-async def _generator(
-    stack: AsyncExitStack,
-    settings: Settings,
-    tokenizer: Tokenizer,
-    remote: RemoteRuntime | None,
-    salt: Callable[[str, str], str],
-) -> Generator | None:
-    """An engine's URL, then the runtime's model, then one of our own."""
-    wanted = settings.generation
-    if settings.model is not None and settings.engine_elsewhere:
-        engine = OpenAIGenerator(
-            settings.model,
-            wanted.remote_model,
-            wanted.remote_key,
-            tokenizer=tokenizer,
-            max_tokens=wanted.remote_tokens,
-            salt=salt,
-            timeout=wanted.remote_timeout,
-        )
-        stack.push_async_callback(engine.close)
-        return engine
-    if remote is not None:
-        return None if remote.model is None else RuntimeGenerator(remote.client, remote.model, salt)
-    if settings.model is None or settings.kv_dir is None:
-        return None
-    local = await asyncio.to_thread(load_generator, settings.model, settings.kv_dir, wanted, salt)
-    stack.push_async_callback(asyncio.to_thread, local.close)
-    return local
-
-
-def _kv(generator: Generator | None, remote: RemoteRuntime | None, salt: Callable[[str, str], str]) -> KVStore:
-    if isinstance(generator, InProcessGenerator):
-        return RuntimeKVStore(generator)
-    reason = NoModelConfigured() if generator is None else KVElsewhere()
-    if remote is None:
-        return NullKVStore(reason)
-    return RemoteKVStore(remote.client, salt, generator if isinstance(generator, RuntimeGenerator) else None, reason)
 
 
 def _turns(storage: SqlStorage, clock: SystemClock, wanted: GenerationSettings) -> Turns:
