@@ -20,15 +20,11 @@ from memory.adapters.codecs.quantised import product, residual
 from memory.adapters.codecs.sealed import SealedCodec
 from memory.adapters.jobs.celery_queue import CeleryQueue
 from memory.adapters.kv.null import NullKVStore
-from memory.adapters.kv.runtime import RuntimeKVStore
-from memory.adapters.kv.runtime_http import RemoteKVStore
 from memory.adapters.lexical.analysis import Analyzer
 from memory.adapters.lexical.scan import ScanIndex
 from memory.adapters.lexical.tantivy_index import TantivyIndexes
-from memory.adapters.models.generation import InProcessGenerator, load_generator
 from memory.adapters.models.inprocess import load_models
-from memory.adapters.models.openai_http import OpenAIGenerator
-from memory.adapters.models.runtime_http import RemoteRuntime, RuntimeGenerator, connect
+from memory.adapters.models.runtime_http import RemoteRuntime
 from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.models.vqvae import LearnedCodec
 from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
@@ -37,10 +33,9 @@ from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
 from memory.bootstrap import engines
-from memory.domain.errors import KVElsewhere, NoModelConfigured, TierUnavailable
+from memory.domain.errors import TierUnavailable
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
-from memory.ports.generation import Generator
 from memory.ports.indexes import VectorIndexes
 from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
@@ -66,7 +61,7 @@ from memory.services.passages import Passages
 from memory.services.past import FormerTexts
 from memory.services.policies import Policies
 from memory.services.recall import Recall
-from memory.services.secrets import TenantSecrets, keyed_hash
+from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
