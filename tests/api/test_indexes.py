@@ -44,7 +44,7 @@ def test_an_index_is_rebuilt_and_found_sound(http: httpx.Client, name: str) -> N
 def test_what_all_processes_share_is_left_to_a_worker(http: httpx.Client) -> None:
     answer = http.post("/v1/admin/indexes/semantic/verify")
     assert (answer.status_code, answer.json()["state"]) == (202, "queued")
-    assert answer.json()["result"] == {"index": "semantic", "covers": "all nodes"}
+    assert "result" not in answer.json()  # until it is over
     assert http.delete(answer.headers["Location"]).status_code == 200
 
 
