@@ -106,7 +106,7 @@ async def test_an_expired_memory_leaves_the_indexes_and_the_past(container, tmp_
         assert await found() == await found(before) == ["the password is kept elsewhere"]
         await container.upkeep.expire()
     await container.longterm._follow()
-    async with container.longterm._using("default") as tenant:
+    async with container.longterm._tenants.using("default") as tenant:
         assert not tenant.index.lexical.holds_term("quixot")
         assert not tenant.index.lexical.holds_term("quixotic")
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
