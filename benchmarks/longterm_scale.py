@@ -44,7 +44,7 @@ from benchmarks.recall_latency import (
 )
 from benchmarks.scale_crowd import crowd
 from benchmarks.scale_peers import BEST, PEERS
-from benchmarks.service import CACHE, Connection, Floats, Service, packaged_models, percentiles, running
+from benchmarks.service import Connection, Floats, Service, packaged_models, percentiles, running
 from benchmarks.sets import Scorers
 from memory.adapters.models.inprocess import Models
 from memory.adapters.vectors.faiss_index import FaissIndex, FaissIndexes
@@ -219,7 +219,9 @@ def _peers(folder: Path, size: int, seconds: float) -> dict[str, Any]:
     python = _environment()
     found: dict[str, Any] = {"packages": _versions(python)}
     for peer in track(list(PEERS), "others", console=out):
-        command = [python, str(ROOT / "benchmarks" / "scale_peers.py"), peer, str(folder), str(size), str(seconds)]
+        script = str(ROOT / "benchmarks" / "scale_peers.py")
+        # -P: in the script's folder lies a `statistics` that is not Python's
+        command = [python, "-P", script, peer, str(folder), str(size), str(seconds)]
         with _process(command) as process:
             output, errors = process.communicate()
         lines = output.strip().splitlines()
@@ -232,7 +234,7 @@ def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """Ended by its id."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=CACHE
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
     try:
         yield process
@@ -243,7 +245,7 @@ def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 def _environment() -> str:
     """The others' libraries live in an environment of their own, made once; the interpreter of it."""
-    folder = CACHE / "peers"
+    folder = ROOT / ".venv-peers"
     python = folder / "bin" / "python"
     if not python.exists():
         out.print(f"installing {', '.join(PEER_PACKAGES)} into {folder.relative_to(ROOT)}")
