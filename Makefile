@@ -39,4 +39,4 @@ bench: setup ## the measurements of benchmarks/ (an hour and more; QUICK=1 for a
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick,)
 
 clean: ## remove what was built (never the data folder)
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-peers *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

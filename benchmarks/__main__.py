@@ -24,6 +24,7 @@ NAMES = (
     "read_your_writes",
     "crash",
     "recall_quality",
+    "longterm_scale",
     "embedding",
     "summary_quality",
     "compression",

@@ -65,30 +65,28 @@ def measure(size: int, questions: int, scorers: Scorers, models: Models) -> dict
         folder = Path(name)
         filled = corpus(scorers, models, size)
         started = time.perf_counter()
-        _write_store(folder, filled, models)
+        write_store(folder, filled, models)
         load_seconds = time.perf_counter() - started
         first = _first_start(folder, filled.questions[0])
         taken = Taken()
         with bare_calls(folder) as bare:
             body = _restarted(folder, filled, questions, bare, taken)
-        parts = stages(folder, [question.text for question in _drawn(filled, questions)])
-        return _figures(taken) | body | first | {"load_s": round(load_seconds, 1), "stages_ms": parts}
+        parts = stages(folder, [question.text for question in drawn(filled, questions)])
+        return figures(taken) | body | first | {"load_s": round(load_seconds, 1), "stages_ms": parts}
 
 
-def _write_store(folder: Path, filled: Corpus, models: Models) -> None:
+def write_store(folder: Path, filled: Corpus, models: Models) -> None:
     loaded = fill(folder / "data", filled, models)
     np.save(folder / "vectors.npy", loaded.vectors)
     (folder / "texts.json").write_text(json.dumps(loaded.texts), "utf-8")
 
 
 def _first_start(folder: Path, question: Question) -> dict[str, Any]:
-    """The indexes do not exist yet: the first recall waits until they are made from the database."""
+    """The indexes do not exist yet: they are made from the database."""
     with running(folder=folder, settings=SETTINGS) as service:
         connection = Connection(service)
-        started = time.perf_counter()
-        connection.post("/v1/recall", {"query": question.text})
-        seconds = time.perf_counter() - started
-        _wait_until_saved(service)
+        seconds = wait_until_built(connection, question)
+        wait_until_saved(service)
         connection.close()
     return {"first_recall_builds_indexes_s": round(seconds, 2)}
 
@@ -101,8 +99,8 @@ def _restarted(folder: Path, filled: Corpus, questions: int, bare: Bare, taken: 
         connection.post("/v1/recall", {"query": filled.questions[0].text})
         first = time.perf_counter() - started
         events = sum(map(len, filled.sessions.values()))
-        _check(service, events)
-        _ask(connection, bare, _drawn(filled, questions), taken)
+        check(service, events)
+        ask(connection, bare, drawn(filled, questions), taken)
         memory = _memory(service.process.pid)
         connection.close()
     return {
@@ -114,11 +112,11 @@ def _restarted(folder: Path, filled: Corpus, questions: int, bare: Bare, taken: 
     }
 
 
-def _drawn(filled: Corpus, questions: int) -> list[Question]:
+def drawn(filled: Corpus, questions: int) -> list[Question]:
     return filled.questions[:questions]
 
 
-def _ask(connection: Connection, bare: Bare, questions: Sequence[Question], taken: Taken) -> None:
+def ask(connection: Connection, bare: Bare, questions: Sequence[Question], taken: Taken) -> None:
     """Ours, the bare calls, ours in one session: turn by turn, so that what disturbs one disturbs all."""
     warm_up = Taken()
     for question in random.Random(SEED + 1).choices(questions, k=WARM_UP):
@@ -144,7 +142,7 @@ def _recall(connection: Connection, body: dict[str, Any], milliseconds: list[flo
         taken.in_service.append(answer["usage"]["took_ms"])
 
 
-def _figures(taken: Taken) -> dict[str, Any]:
+def figures(taken: Taken) -> dict[str, Any]:
     totals = {threads: [sum(parts.values()) for parts in rows] for threads, rows in taken.bare.items()}
     bare: dict[str, dict[str, Any]] = {
         f"{threads} threads": percentiles(totals[threads])
@@ -163,7 +161,7 @@ def _figures(taken: Taken) -> dict[str, Any]:
     }
 
 
-def _check(service: Service, events: int) -> None:
+def check(service: Service, events: int) -> None:
     """Raises RuntimeError unless the service finds everything consistent and complete."""
     tiers = {tier["tier"]: tier for tier in service.get("/v1/admin/tiers")["items"]}
     problems = [problem for tier in tiers.values() for problem in tier["problems"]]
@@ -172,15 +170,23 @@ def _check(service: Service, events: int) -> None:
         raise RuntimeError(f"the loaded store is not what an indexed one is: {problems} {longterm}")
 
 
-def _wait_until_saved(service: Service) -> None:
+def wait_until_built(connection: Connection, question: Question) -> float:
+    """Seconds until the long-term index answers for itself."""
+    started = time.perf_counter()
+    while connection.post("/v1/recall", {"query": question.text})[1]["degraded"]:
+        time.sleep(0.1)
+    return time.perf_counter() - started
+
+
+def wait_until_saved(service: Service, within: float = _SAVED_WITHIN) -> None:
     """So that the restart loads files, as after any quiet minute."""
-    deadline = time.monotonic() + _SAVED_WITHIN
+    deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         tiers = {tier["tier"]: tier for tier in service.get("/v1/admin/tiers")["items"]}
         if not tiers["longterm"]["details"]["unsaved"]:
             return
         time.sleep(1)
-    raise RuntimeError(f"the indexes were not saved within {_SAVED_WITHIN:.0f} s")
+    raise RuntimeError(f"the indexes were not saved within {within:.0f} s")
 
 
 def _memory(pid: int) -> dict[str, float]:

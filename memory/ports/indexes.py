@@ -31,6 +31,10 @@ class IndexWork(Protocol):
     def name(self) -> str:
         """What is done, in a word: for logs."""
 
+    @property
+    def costly(self) -> bool:
+        """Takes so long that it is worth a save at once."""
+
     def prepare(self) -> None:
         """The long part, in a thread of its own, beside readers and the writer. Changes nothing that they see."""
 
@@ -84,6 +88,9 @@ class VectorIndex(Protocol):
 
     def upkeep(self) -> IndexWork | None:
         """What the index needs now to stay fast at its size; None: nothing. Called as a reader."""
+
+    def details(self) -> dict[str, int]:
+        """What an operator may want to know of it."""
 
     def snapshot(self) -> VectorSnapshot:
         """Called as a reader; it is written beside readers and the writer."""

@@ -7,6 +7,7 @@ No row is moved when one is added, and a save writes what is new: the cost of ad
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,39 +40,41 @@ class Chunk:
     """Some rows. Only the last chunk of an index grows; whoever reads beside that reads a `copy`."""
 
     def __init__(self, index: Any) -> None:
-        self._index = index
+        self._held = (index, _codes(index))
+        """With its bytes. Exchanged in one step; whoever reads one of them holds both, so its memory stays."""
         self._changes = 0
         self._written: tuple[str, int] | None = None
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return len(self._held[1])
 
     def add(self, vectors: Vectors) -> None:
+        index, _ = self._held
         # numpy's rounding, which is the database's: FAISS rounds some numbers to the other neighbour
-        codes = vectors.astype("<f2").view(np.uint8)
+        index.add_sa_codes(vectors.astype("<f2").view(np.uint8))
         self._changes += 1
-        self._index.add_sa_codes(codes)
+        self._held = (index, _codes(index))
 
-    def take(self, places: Rows) -> NDArray[np.float16]:
-        index = self._index  # held while its memory is read: another thread may exchange it for the mapped one
-        return _codes(index)[places].view("<f2")
+    def take(self, places: Rows) -> NDArray[np.uint8]:
+        held = self._held
+        return held[1][places]
 
     def copy(self) -> "Chunk":
-        index = self._index
-        copied = Chunk(empty(index.d))
-        if index.ntotal:
-            copied._index.add_sa_codes(_codes(index))
-        return copied
+        index, codes = self._held
+        copied = empty(index.d)
+        if len(codes):
+            copied.add_sa_codes(codes)
+        return Chunk(copied)
 
     def blanked(self, places: Rows) -> "Chunk":
         """A copy in which these rows are zeros. This one stays as it is: it may be mapped, or be part of a snapshot."""
         copied = self.copy()
-        _codes(copied._index)[places] = 0
+        copied._held[1][places] = 0
         return copied
 
     def best(self, query: Vectors, k: int, allowed: NDArray[np.bool_]) -> RowHits:
         """The `k` best of the allowed rows, exactly; equal ones by rising row."""
-        index, candidates = self._index, int(np.count_nonzero(allowed))
+        index, candidates = self._held[0], int(np.count_nonzero(allowed))
         k = min(k, candidates)
         if k <= 0:
             return RowHits(np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -92,7 +95,7 @@ class Chunk:
 
     def write(self, folder: Path, name: str) -> None:
         with replaced(folder / name, sealed=True) as draft:
-            faiss.write_index(self._index, str(draft))
+            faiss.write_index(self._held[0], str(draft))
 
     def is_written(self, name: str, changes: int) -> None:
         self._written = (name, changes)
@@ -103,7 +106,8 @@ class Chunk:
 
     def map(self, path: Path) -> None:
         """Mutates: from now on it is read from its file, which holds the same; its memory is free for others."""
-        self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        self._held = (index, _codes(index))
 
 
 class Chunks:
@@ -127,12 +131,13 @@ class Chunks:
 
     def take(self, rows: Rows) -> Vectors:
         """float32 [m, d], in the order of `rows`."""
-        taken = np.empty((len(rows), self.dimensions), np.float32)
-        of_chunk, places = np.divmod(rows, self._rows)
-        for at in np.unique(of_chunk).tolist():
-            here = of_chunk == at
-            taken[here] = self._chunks[at].take(places[here])
-        return taken
+        order = np.argsort(rows, kind="stable")
+        of_chunk, places = np.divmod(rows[order], self._rows)
+        taken = np.empty((len(rows), 2 * self.dimensions), np.uint8)
+        borders = np.flatnonzero(np.diff(of_chunk, prepend=-1, append=-1))
+        for begin, end in pairwise(borders.tolist()):
+            taken[order[begin:end]] = self._chunks[of_chunk[begin]].take(places[begin:end])
+        return taken.view("<f2").astype(np.float32)
 
     def best(self, query: Vectors, k: int, allowed: NDArray[np.bool_], first: int = 0) -> RowHits:
         """The `k` best of the allowed rows from `first` on."""
@@ -222,6 +227,8 @@ def _read(path: Path, flags: int) -> Any:
 
 def _codes(index: Any) -> NDArray[np.uint8]:
     """The bytes of all rows, uint8 [n, 2 d], without a copy: valid until the next `add`, and while `index` lives."""
+    if not index.ntotal:
+        return np.zeros((0, index.code_size), np.uint8)
     flat: NDArray[np.uint8] = faiss.rev_swig_ptr(index.codes.data(), index.codes.size())
     return flat.reshape(-1, index.code_size)
 

@@ -55,6 +55,9 @@ class FlatIndex:
     def upkeep(self) -> None:
         return None
 
+    def details(self) -> dict[str, int]:
+        return {}
+
     def snapshot(self) -> "_Snapshot":
         return _Snapshot(self._codes)
 
@@ -66,6 +69,7 @@ class _Keeping:
     size: int
     numbering: int
     name = "compact"
+    costly = True
 
     def prepare(self) -> None: ...
 

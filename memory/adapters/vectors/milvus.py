@@ -142,6 +142,9 @@ class MilvusIndex:
         """Milvus builds and compacts its own indexes."""
         return None
 
+    def details(self) -> dict[str, int]:
+        return {}
+
     def snapshot(self) -> "_Snapshot":
         return _Snapshot(self._milvus, self._collection, self._size, self._blank)
 
@@ -215,6 +218,7 @@ class _Keeping:
     """The kept rows go into a collection of their own; the old one is dropped by `discard`."""
 
     name = "compact"
+    costly = True
 
     def __init__(self, index: MilvusIndex, kept: Rows) -> None:
         self._index = index

@@ -121,8 +121,10 @@ class OpenTenant:
             return False
         await in_background(work.prepare)
         async with self.lock.writing():
-            if await in_thread(work.finish):
-                index.unsaved += 1
+            done = await in_thread(work.finish)
+            index.unsaved += done
+        if done and work.costly:
+            await self.save()
         return True
 
     async def save(self) -> None:

@@ -235,6 +235,7 @@ class _Compaction:
     """Vectors of what was removed or replaced give back their room."""
 
     name = "compact"
+    costly = True
 
     def __init__(self, index: TenantIndex) -> None:
         self._index = index

@@ -166,6 +166,7 @@ class LongTermTier:
                     "vectors": int(counts.sum()),
                     "words_uncommitted": tenant.index.lexical.uncommitted,
                     "unsaved": tenant.index.unsaved,
+                    **tenant.index.vectors.details(),
                 },
             )
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tantivy
 
-from memory.adapters.lexical import generations, tantivy_index
+from memory.adapters.lexical import committed, generations, tantivy_index
 from memory.adapters.lexical.analysis import ANALYSIS
 from memory.adapters.lexical.scan import ScanIndexes
+from memory.adapters.lexical.tail import Visible
 from memory.adapters.lexical.tantivy_index import TantivyIndex, TantivyIndexes
 from memory.domain.errors import IndexDamaged, TierUnavailable
 from memory.ports.indexes import LexicalDocument, LexicalIndex, LexicalScope
@@ -209,6 +210,33 @@ def test_a_rewrite_leaves_no_trace_of_what_left_in_any_file(index, tmp_path: Pat
     rewrite(never, kept)
     assert sizes(tmp_path / "i") == sizes(tmp_path / "never")
     assert not any(b"zanzibar" in p.read_bytes() for p in (tmp_path / "i").rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("scope", [ALL, LexicalScope(tuple(range(20)), frozenset({"public"}))])
+@pytest.mark.parametrize("edited", [False, True])
+def test_where_a_little_is_out_of_scope_the_rest_is_ranked_as_ever(tmp_path: Path, monkeypatch, scope, edited):
+    monkeypatch.setattr(committed, "_MANY", 1_000)
+    monkeypatch.setattr(committed, "_NEARLY", 0.9)
+    draw, words = np.random.default_rng(1), [f"w{n}" for n in range(60)]
+    texts = [" ".join(draw.choice(words, 1 + n % 20)) for n in range(2_000)]
+    documents = [LexicalDocument(n, n % 20, "private" if n % 40 == 0 else "public", t) for n, t in enumerate(texts)]
+    documents[7] = doc(7, "w1 " * 5, 999)
+    pair = [ScanIndexes().open(tmp_path / "s"), TantivyIndexes().open(tmp_path / "t")]
+    for index in pair:
+        index.put(documents)
+        index.commit()
+        if edited:
+            index.put([doc(n, "w1 w2 w3", 1) for n in range(100, 130)])
+            index.remove(range(200, 230))
+    layers = pair[1]._layers
+    assert layers.committed.ask(Visible.of(scope), layers.hidden).reach is committed.Reach.NEARLY
+    exact, found = (index.search(["w1", "w2", "w3", "unknown"], 300, scope) for index in pair)
+    assert len(exact.items) == len(found.items) == 300
+    assert len(np.intersect1d(exact.items, found.items)) >= 285
+    np.testing.assert_allclose(found.scores, exact.scores, rtol=0.1)
+    np.testing.assert_allclose(found.term_weights, exact.term_weights, rtol=0.1)
+    every = [index.search(["w1"], 2_000, scope).items for index in pair]
+    assert sorted(every[0].tolist()) == sorted(every[1].tolist())
 
 
 def test_text_is_not_stored_in_the_files(index, tmp_path: Path):
