@@ -20,6 +20,7 @@ from memory.domain.sessions import Session, TierCounts
 from memory.services.health import Health
 from memory.services.keys import Keys
 from memory.services.sessions import SessionView
+from memory.services.settings import CodecSettings
 from memory.services.traffic import Traffic
 from memory.settings import Settings
 
@@ -224,7 +225,8 @@ def make() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of the real thing: the container over SQLite, behind uvicorn on a free port."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), port=0, model="fixture", _env_file=None)
+    data, codecs = tmp_path_factory.mktemp("data"), CodecSettings(enabled=True)
+    settings = Settings(data_dir=data, port=0, model="fixture", codecs=codecs, _env_file=None)
     config = uvicorn.Config(create_app(settings), port=0, ws="none", access_log=False, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
