@@ -21,7 +21,7 @@ from benchmarks.sets import Scorers, Selection, tasks_of
 from benchmarks.statistics import wilson
 from memory.services.likeness import may_be_same, near, signatures
 from memory.services.settings import MemorySettings
-from model_runtime.embedders import sentence_transformer
+from model_runtime.embedders import embedder
 
 SETS = ("locomo", "prefeval-explicit", "qmsum", "scifact")
 TEXTS, QUICK = 250, 20
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=int, help=f"of each set; default {TEXTS}")
     options = parser.parse_args(arguments)
     scorers, wanted = Scorers.found(), options.texts or (QUICK if options.quick else TEXTS)
-    model = sentence_transformer.load("minilm")
+    model = embedder.load("minilm")
     body: dict[str, Any] = {"load_before": os.getloadavg()[0], "threshold": CHOSEN, "texts_of_each_set": wanted}
     pairs: list[Pair] = []
     for name in SETS:
