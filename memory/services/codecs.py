@@ -22,6 +22,7 @@ from memory.ports.codecs import Codec, Coder
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.models import Vectors
 from memory.ports.storage import Storage, UnitOfWork
+from memory.services.attempts import attempt
 from memory.services.settings import CodecSettings
 from memory.services.tasks import CODEC, SUBJECT_CODEC
 from memory.services.training import Training
@@ -114,18 +115,8 @@ class Codecs:
 
     async def work(self, operation_id: str) -> None:
         """May run twice, at once or one after the other: what is published is published once."""
-        async with self._storage.write() as tx:
-            operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
-        if operation is None:
-            return
-        try:
-            result = await self._work(operation)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._release(operation_id, "the worker was stopped"))
-            raise
-        except Exception as error:
-            await self._release(operation_id, f"{type(error).__name__}: {error}")
-            raise
+        async with attempt(self._storage, self._clock, self._lease, operation_id) as operation:
+            result = None if operation is None else await self._work(operation)
         if result is not None:
             async with self._storage.write() as tx:
                 await tx.operations.finish(operation_id, OperationState.SUCCEEDED, self._clock.now(), result=result)
@@ -321,10 +312,6 @@ class Codecs:
     async def _alive(self, operation: Operation) -> bool:
         async with self._storage.write() as tx:
             return await tx.operations.progress(operation.operation_id, 0, self._lease, self._clock.now())
-
-    async def _release(self, operation_id: str, reason: str) -> None:
-        async with self._storage.write() as tx:
-            await tx.operations.release(operation_id, reason)
 
 
 def _chosen(found: Sequence[tuple[NewCodebook, bytes]], cold: int, least_recall: float) -> list[NewCodebook]:

@@ -11,13 +11,13 @@ from datetime import timedelta
 import numpy as np
 
 from memory.domain.changes import ChangeKind, NewChange
-from memory.domain.errors import Retryable
 from memory.domain.ids import ItemId, is_memory, item_key
 from memory.domain.operations import Operation, OperationState
 from memory.domain.segments import NewSegment, PendingSegment, SegmentVector, cut
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer
 from memory.ports.storage import Storage, UnitOfWork
+from memory.services.attempts import attempt
 from memory.services.duplicates import Duplicates, signed
 from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.tasks import CONSOLIDATE, EMBED, EVICT
@@ -29,8 +29,6 @@ _PAGE = 512
 Texts of a page are embedded in batches of like length: ten sessions' 2,664 turns make 453 batches, a tenth of them too
 small to be efficient; with half the page 503, and a fifth of them.
 """
-_ATTEMPTS = 8
-"""After so many failures an operation is given up and says why."""
 
 
 class Consolidation:
@@ -93,32 +91,12 @@ class Consolidation:
         self, operation_id: str, work: Callable[[Operation], Awaitable[bool]], *, following: str | None
     ) -> None:
         await asyncio.to_thread(self._give_way)
-        async with self._storage.write() as tx:
-            operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
-        if operation is None:
-            return
-        try:
-            goes_on = await work(operation)
-        except asyncio.CancelledError:  # the process stops: whoever comes next need not wait for the lease
-            await asyncio.shield(self._failed(operation, "the worker was stopped"))
-            raise
-        except Exception as error:
-            hopeless = operation.attempts >= _ATTEMPTS and not isinstance(error, Retryable)
-            await self._failed(operation, f"{type(error).__name__}: {error}", give_up=hopeless)
-            raise
+        async with attempt(self._storage, self._clock, self._lease, operation_id) as operation:
+            goes_on = operation is not None and await work(operation)
         if goes_on and following is not None:
             async with self._storage.write() as tx:
                 await tx.operations.release(operation_id, None)
             self._jobs.send(following, operation_id)
-
-    async def _failed(self, operation: Operation, reason: str, *, give_up: bool = False) -> None:
-        """Queued again for the sweep, with the reason."""
-        async with self._storage.write() as tx:
-            if give_up:
-                now = self._clock.now()
-                await tx.operations.finish(operation.operation_id, OperationState.FAILED, now, error=reason)
-            else:
-                await tx.operations.release(operation.operation_id, reason)
 
     async def _cut_all(self, operation: Operation) -> bool:
         secret = await self._secrets.of(operation.tenant_id)

@@ -18,7 +18,7 @@ from memory.domain.recall import Degraded, TierName
 from memory.ports.models import QUERY_TEXTS, Embedder
 from memory.ports.storage import UnitOfWork
 from memory.tiers.base import Candidates, Conditions, Floats, Question
-from memory.tiers.scan import asks, indexed_text, passes, tells_time
+from memory.tiers.scan import asks, indexed_text, memory_passes, tells_time
 
 _MOST = 5_000
 """Memories changed since then, the last changed first; beyond them today's text and validity stand in."""
@@ -100,16 +100,7 @@ class FormerTexts:
 def _accepted(memory: Memory, conditions: Conditions) -> bool:
     if conditions.kinds is not None and memory.kind not in conditions.kinds:
         return False
-    if conditions.filter is None:
-        return True
-    facts = {
-        "role": None,
-        "agent_id": memory.agent_id,
-        "kind": memory.kind.value,
-        "created_at": memory.created_at.timestamp(),
-        "session_id": memory.session_id,
-    }
-    return passes(conditions.filter, memory.metadata, facts)
+    return conditions.filter is None or memory_passes(conditions.filter, memory)
 
 
 def _candidates(

@@ -19,11 +19,12 @@ from memory.domain.operations import Operation, OperationKind, Receipt
 from memory.domain.principals import Principal, Scope
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage, UnitOfWork
+from memory.services.attempts import attempt
 from memory.services.forgetting import NOTHING, Forgetting
 from memory.services.likeness import similarity
 from memory.services.tasks import FORGET
 from memory.services.usage import Usage
-from memory.tiers.scan import passes
+from memory.tiers.scan import memory_passes
 
 _PAGE = 1_000
 _CONSIDERED = 250_000
@@ -126,30 +127,24 @@ class Policies:
 
     async def _purge_rows(self, operation_id: str, deadline: float | None = None) -> bool:
         """Whether all rows are gone. False: there is more to do, or another is at it."""
-        async with self._storage.write() as tx:
-            operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
-        if operation is None:
-            return False
-        try:
-            left: Sequence[int] = _keys(operation)
+        async with attempt(self._storage, self._clock, self._lease, operation_id) as operation:
+            left: Sequence[int] | None = None if operation is None else _keys(operation)
             while left and (deadline is None or time.monotonic() < deadline):
                 left = await self._purge_part(operation_id)
-        except Exception as error:
-            async with self._storage.write() as tx:
-                await tx.operations.release(operation_id, f"{type(error).__name__}: {error}")
-            raise
+        if left is None:
+            return False
         async with self._storage.write() as tx:
             await tx.operations.release(operation_id, None)
         return not left
 
-    async def _purge_part(self, operation_id: str) -> Sequence[int]:
-        """What is left. What was pinned since it was decided stays."""
+    async def _purge_part(self, operation_id: str) -> Sequence[int] | None:
+        """What is left; None: the operation is over. What was pinned since it was decided stays."""
         async with self._storage.write() as tx:
             operation = await tx.operations.by_id(operation_id)
             if operation is None or not await tx.operations.progress(
                 operation_id, min(_PART, len(_keys(operation))), self._lease, self._clock.now()
             ):
-                return ()
+                return None
             noted: dict[str, Any] = operation.result or {}
             keys = _keys(operation)
             going = await tx.memories.unpinned(keys[:_PART])
@@ -196,7 +191,7 @@ async def _considered(tx: UnitOfWork, principal: Principal, policy: ForgetPolicy
             only_sessions=principal.session_ids,
             with_metadata=policy.filter is not None,
         )
-        found += [outline for outline in page if policy.filter is None or _fits(outline, policy)]
+        found += [outline for outline in page if policy.filter is None or memory_passes(policy.filter, outline)]
         if len(found) > _CONSIDERED:
             raise InvalidInput(
                 f"the policy is about more than {_CONSIDERED:,} memories: narrow it by `kinds` or by a `filter`,"
@@ -205,17 +200,6 @@ async def _considered(tx: UnitOfWork, principal: Principal, policy: ForgetPolicy
         if len(page) < _PAGE:
             return found
         after = page[-1].memory_key
-
-
-def _fits(outline: Outline, policy: ForgetPolicy) -> bool:
-    facts = {
-        "role": None,
-        "agent_id": outline.agent_id,
-        "kind": outline.kind,
-        "created_at": outline.created_at.timestamp(),
-        "session_id": outline.session_id,
-    }
-    return policy.filter is None or passes(policy.filter, outline.metadata, facts)
 
 
 def _keys(operation: Operation) -> list[int]:

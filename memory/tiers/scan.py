@@ -8,6 +8,8 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +66,32 @@ def passes(condition: Filter, metadata: Metadata, facts: Mapping[str, object]) -
     """`facts`: the values of a filter's fields but for `metadata.…`."""
     # numpy's bool, because `~True` of a plain bool is -2
     return bool(evaluate(condition, lambda test: np.bool_(test.holds(_value(test.field, metadata, facts)))))
+
+
+class Recorded(Protocol):
+    """What a filter asks of a memory."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def agent_id(self) -> str | None: ...
+    @property
+    def session_id(self) -> str | None: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def metadata(self) -> Metadata: ...
+
+
+def memory_passes(condition: Filter, memory: Recorded) -> bool:
+    facts = {
+        "role": None,
+        "agent_id": memory.agent_id,
+        "kind": str(memory.kind),
+        "created_at": memory.created_at.timestamp(),
+        "session_id": memory.session_id,
+    }
+    return passes(condition, memory.metadata, facts)
 
 
 def _value(field: str, metadata: Metadata, facts: Mapping[str, object]) -> object:

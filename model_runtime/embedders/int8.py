@@ -6,6 +6,7 @@ range of activations is found per run, so a batch would make a text's vector dep
 """
 
 import hashlib
+import logging
 import platform
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_runtime.embedders.folder import ModelFolder, UnusableModel
+
+logger = logging.getLogger(__name__)
 
 _RECIPE = 1
 """Counted up when `int8_export.py` makes something else of the same weights."""
@@ -65,6 +68,7 @@ def exported(folder: ModelFolder, pooling: str, exports: Path) -> bytes:
     kept = exports / f"{folder.name.replace('/', '--')}-{folder.weights_fingerprint()}-{pooling}-int8-{_RECIPE}"
     graph = _read(kept)
     if graph is None:
+        logger.info("making %s ready for this CPU: once, some ten seconds", folder.name)
         _make(folder, pooling, kept)
         graph = _read(kept)
     if graph is None:

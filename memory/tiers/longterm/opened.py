@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from memory.domain.changes import Position
@@ -155,7 +156,7 @@ class OpenTenant:
             try:
                 async for page in follower.all_facts(self.home.storage, self.tenant_id):
                     documents = await self._known(page)
-                    await in_thread(lambda documents=documents: rewriting.add(documents))  # type: ignore[misc]
+                    await in_thread(partial(rewriting.add, documents))
                     done += len(page)
                     await told(done)
                 await in_thread(rewriting.finish)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -52,11 +53,11 @@ async def verify_vectors(tenant: OpenTenant, told: Told = untold) -> list[str]:
     suspects: set[ItemId] = set()
     async for facts in follower.all_facts(home.storage, home.tenant_id):
         async with tenant.lock.reading():
-            suspects.update(await in_thread(lambda facts=facts: _other_facts(tenant.index, facts)))  # type: ignore[misc]
+            suspects.update(await in_thread(partial(_other_facts, tenant.index, facts)))
         await told(done := done + len(facts))
     async for page in follower.vector_pages(home.storage, home.tenant_id, home.space):
         async with tenant.lock.reading():
-            suspects.update(await in_thread(lambda page=page: _other_vectors(tenant.index, page)))  # type: ignore[misc]
+            suspects.update(await in_thread(partial(_other_vectors, tenant.index, page)))
         await told(done := done + len({vector.item for vector in page}))
     catalogued = await _counted(tenant, "catalogue", lambda: tenant.index.catalogue.live)
     return [*catalogued, *await _confirmed(tenant, sorted(suspects))]
@@ -68,7 +69,7 @@ async def verify_words(tenant: OpenTenant, told: Told = untold) -> list[str]:
     await tenant.catch_up()
     suspects: list[ItemId] = []
     async for facts in follower.all_facts(home.storage, home.tenant_id):
-        suspects += await in_thread(lambda facts=facts: _missing_words(tenant.index, facts))  # type: ignore[misc]
+        suspects += await in_thread(partial(_missing_words, tenant.index, facts))
         await told(done := done + len(facts))
     await tenant.catch_up()
     checked = suspects[:_MOST_SUSPECTS]

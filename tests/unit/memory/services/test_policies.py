@@ -148,6 +148,24 @@ async def test_a_worker_that_was_killed_half_way_is_followed_by_another(world, d
     assert await left(world) == ["written later"]
 
 
+async def test_an_operation_that_is_over_purges_nothing_more(world, monkeypatch):
+    await world.add("one", "two")
+    monkeypatch.setattr(policies, "_PATIENCE", -1)
+    _, pending = await forget(world, keep_top=0)
+    purge_part = policies.Policies._purge_part
+
+    async def after_it_was_given_up(self, operation_id):
+        async with world.storage.write() as tx:
+            await tx.operations.finish(operation_id, OperationState.FAILED, world.clock.now(), error="given up")
+        return await purge_part(self, operation_id)
+
+    monkeypatch.setattr(policies.Policies, "_purge_part", after_it_was_given_up)
+    await world.policies.finish_forget(pending.operation_id)
+    over = await Operations(world.storage, world.clock).get(ME, pending.operation_id)
+    assert (over.state, over.result) == (OperationState.FAILED, None)
+    assert len(await left(world)) == 2
+
+
 async def test_what_was_pinned_meanwhile_stays(world, monkeypatch):
     ids = await world.add("one", "two")
     monkeypatch.setattr(policies, "_PATIENCE", -1)
