@@ -8,6 +8,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+# Celery imports these two when they are first asked for. Two threads that do so from both ends block each other: at the
+# first start a job could not be published (_DeadlockError).
+import celery.app.amqp
+import celery.events  # noqa: F401
 import kombu
 from celery import Celery
 
