@@ -1,6 +1,7 @@
 """Which terms does a text have? The same for documents and queries, and the same in every lexical index."""
 
 import re
+import threading
 import unicodedata
 from itertools import pairwise
 
@@ -50,16 +51,22 @@ class Analyzer:
         ):
             words = words.filter(step)
         self._words = words.build()
+        # tantivy's analyzer refuses a second caller ("Already borrowed"): seen once in several thousand test runs
+        self._one_at_a_time = threading.Lock()
 
     def terms(self, text: str) -> list[str]:
         plain = _CONTRACTION.sub(" ", text)
         if plain.isascii():
-            return self._words.analyze(plain)
+            return self._words_of(plain)
         found: list[str] = []
         # composed first: "é" as two characters would be cut into two words
         for part, piece in enumerate(_UNSPACED.split(unicodedata.normalize("NFKC", plain))):
-            found += _pairs(piece) if part % 2 else self._words.analyze(piece)
+            found += _pairs(piece) if part % 2 else self._words_of(piece)
         return found
+
+    def _words_of(self, text: str) -> list[str]:
+        with self._one_at_a_time:
+            return self._words.analyze(text)
 
 
 def _pairs(run: str) -> list[str]:
