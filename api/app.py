@@ -15,6 +15,7 @@ import api.chat.endpoints
 import api.context.endpoints
 import api.events.endpoints
 import api.health.endpoints
+import api.keys.endpoints
 import api.kv.endpoints
 import api.memories.endpoints
 import api.operations.endpoints
@@ -40,6 +41,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     api.operations.endpoints.router,
     api.health.endpoints.router,
     api.admin.endpoints.router,
+    api.keys.endpoints.router,
 )
 
 _DESCRIPTION = """Memory for agents: what was said stays in an append-only log and is recalled from three tiers.

@@ -15,9 +15,8 @@ from fastapi.security import HTTPBearer
 from api.values import CLIENT_ID_PATTERN
 from memory.bootstrap import Container
 from memory.domain.errors import Forbidden, Unauthenticated
-from memory.domain.principals import DEFAULT_TENANT, KeyScope, Principal
+from memory.domain.principals import DEFAULT_TENANT, KEY_PREFIX, KeyScope, Principal
 from memory.services import access
-from memory.services.keys import PREFIX
 
 _HOW_TO = "make one with `stratamem keys create` and send it as `Authorization: Bearer <key>`"
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
@@ -48,7 +47,7 @@ class Requires(HTTPBearer):
 async def identify(container: Container, token: str | None, host: str) -> Principal:
     """Raises Unauthenticated, and Forbidden for a web page that found its way to a server without keys."""
     needed = container.settings.keys_needed
-    if token is not None and (needed or token.startswith(PREFIX)):
+    if token is not None and (needed or token.startswith(KEY_PREFIX)):
         principal = await container.keys.authenticate(token)
         if principal is None:
             raise Unauthenticated(f"this key is not valid: {_HOW_TO}")
@@ -80,3 +79,11 @@ def is_local_name(host: str) -> bool:
 Reader = Annotated[Principal, Depends(Requires(KeyScope.READ))]
 Writer = Annotated[Principal, Depends(Requires(KeyScope.WRITE))]
 Administrator = Annotated[Principal, Depends(Requires(KeyScope.ADMIN))]
+
+
+async def _of_the_tenant(caller: Administrator) -> Principal:
+    access.require_unlimited(caller)
+    return caller
+
+
+TenantAdministrator = Annotated[Principal, Depends(_of_the_tenant)]

@@ -66,7 +66,7 @@ from memory.services.sessions import Sessions
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
 from memory.services.turns import Turns
-from memory.services.upkeep import Upkeep, flush_usage
+from memory.services.upkeep import Upkeep, flush_regularly
 from memory.services.usage import Usage
 from memory.services.warming import Warming
 from memory.settings import Settings
@@ -78,7 +78,7 @@ from memory.tiers.semantic.tier import SemanticTier
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_USAGE_EVERY = 5.0
+_FLUSH_EVERY = 5.0
 
 
 class Models(Protocol):
@@ -209,12 +209,14 @@ async def _wire(
         lease=lease,
     )
     usage, activity = Usage(storage, clock), Activity()
+    keys = Keys(storage, secrets, clock)
     if serving:
         stack.push_async_callback(longterm.close)
         await longterm.start()
         stack.push_async_callback(indexes.close)
         await indexes.start()
-        stack.push_async_callback(_flushing(usage))
+        stack.push_async_callback(_flushing(usage.flush))
+        stack.push_async_callback(_flushing(keys.flush))
     tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
     recall = Recall(
         storage=storage,
@@ -242,7 +244,7 @@ async def _wire(
         embedder=embedder,
         tokenizer=tokenizer,
         longterm=longterm,
-        keys=Keys(storage, secrets, clock),
+        keys=keys,
         health=Health(storage, jobs, embedder, longterm, generator),
         sessions=Sessions(storage, hot, clock),
         events=events,
@@ -357,14 +359,14 @@ def _codecs(
     )
 
 
-def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:
-    task = asyncio.create_task(flush_usage(usage, _FLUSH_USAGE_EVERY))
+def _flushing(flush: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    task = asyncio.create_task(flush_regularly(flush, _FLUSH_EVERY))
 
     async def stop() -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await usage.flush()
+        await flush()
 
     return stop
 

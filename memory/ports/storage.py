@@ -13,11 +13,11 @@ from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.lineage import Lineage, Stretch
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
-from memory.domain.principals import Key
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
+from memory.ports.keys import KeyRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
 from memory.ports.turns import TurnRepository
 
@@ -27,14 +27,6 @@ class TenantRepository(Protocol):
         """32 bytes that key this tenant's HMACs; the tenant is made when it is new."""
 
     async def ids(self) -> list[str]: ...
-
-
-class KeyRepository(Protocol):
-    async def add(self, key: Key, now: datetime) -> None: ...
-
-    async def find(self, key_id: str) -> Key | None: ...
-
-    async def any(self) -> bool: ...
 
 
 class SessionRepository(Protocol):

@@ -117,7 +117,9 @@ class Admin:
     async def jobs(self, principal: Principal) -> dict[str, Any]:
         async with self._storage.read() as tx:
             counts = await tx.operations.counts(principal.tenant_id)
-            newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS)
+            newest = await tx.operations.page(
+                principal.tenant_id, states=None, after_id=None, limit=_JOBS, only_sessions=principal.session_ids
+            )
         return {
             "counts": counts,
             "items": [

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from memory.domain.errors import StratamemError
@@ -11,7 +12,6 @@ from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
 from memory.services.keeping import remove
 from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE
-from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +79,9 @@ def _of_one_process(operation: Operation) -> bool:
     return "node" in (operation.result or {})
 
 
-async def flush_usage(usage: Usage, every: float) -> None:
-    """Runs until cancelled; `every`: seconds."""
+async def flush_regularly(flush: Callable[[], Awaitable[None]], every: float) -> None:
+    """Runs until cancelled; `every`: seconds. For notes that are kept in memory until they are written."""
     while True:
         await asyncio.sleep(every)
-        with contextlib.suppress(StratamemError):  # counts that wait for the database are written next time
-            await usage.flush()
+        with contextlib.suppress(StratamemError):  # what waits for the database is written next time
+            await flush()

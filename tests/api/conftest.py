@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,7 @@ class KeyStore:
 
     def __init__(self) -> None:
         self.stored: dict[str, Key] = {}
-        self.reads = 0
+        self.reads = self.used_writes = 0
         self.tenants = self.keys = self
         self.failure: Exception | None = None
 
@@ -73,14 +74,26 @@ class KeyStore:
     async def of(self, tenant_id: str) -> bytes:
         return b"secret"
 
-    async def add(self, key: Key, now: datetime) -> None:
+    async def add(self, key: Key) -> None:
         self.stored[key.key_id] = key
 
     async def find(self, key_id: str) -> Key | None:
         return self.stored.get(key_id)
 
-    async def any(self) -> bool:
-        return bool(self.stored)
+    async def any(self, now: datetime) -> bool:
+        return any(key.valid(now) for key in self.stored.values())
+
+    async def page(self, tenant_id: str | None, *, after: Key | None, limit: int) -> list[Key]:
+        found = [key for key in reversed(self.stored.values()) if tenant_id in (None, key.tenant_id)]
+        return found[0 if after is None else found.index(after) + 1 :][:limit]
+
+    async def revoke(self, key_id: str, now: datetime) -> None:
+        self.stored[key_id] = replace(self.stored[key_id], revoked_at=self.stored[key_id].revoked_at or now)
+
+    async def used(self, moments: Mapping[str, datetime]) -> None:
+        self.used_writes += 1
+        for key_id, moment in moments.items():
+            self.stored[key_id] = replace(self.stored[key_id], last_used_at=moment)
 
     async def ping(self) -> None:
         if self.failure is not None:

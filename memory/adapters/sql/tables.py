@@ -69,6 +69,10 @@ keys = sa.Table(
     sa.Column("agent_id", Id),
     sa.Column("session_ids", Json),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("name", sa.String(256)),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+    sa.Column("last_used_at", Instant, comment="true to the minute: a use costs no write"),
 )
 
 sessions = sa.Table(
