@@ -1,4 +1,4 @@
-"""How is the web application put together? One table of routers, three layers around them, one container behind."""
+"""How is the web application put together? One table of routers, four layers around them, one container behind."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -23,6 +23,7 @@ import api.recall.endpoints
 import api.sessions.endpoints
 from api import errors
 from api.limits import BodyLimit, ReadDeadline
+from api.meter import Meter
 from api.observe import Observe
 from api.version import VERSION
 from memory import bootstrap
@@ -58,7 +59,7 @@ def create_app(source: Settings | Container) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
-        middleware=[Middleware(Observe), Middleware(ReadDeadline), Middleware(BodyLimit)],
+        middleware=[Middleware(Observe), Middleware(ReadDeadline), Middleware(Meter), Middleware(BodyLimit)],
     )
     errors.install(app)
     for router in ROUTERS:

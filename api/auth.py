@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPBearer
 
+from api.meter import spent_by
 from api.values import CLIENT_ID_PATTERN
 from memory.bootstrap import Container
 from memory.domain.errors import Forbidden, Unauthenticated
@@ -28,7 +29,7 @@ _ActingAgent = Annotated[
 
 
 class Requires(HTTPBearer):
-    """A dependency: the caller, who has this scope. Raises Unauthenticated and Forbidden."""
+    """A dependency: the caller, who has this scope. Raises Unauthenticated, RateLimited and Forbidden."""
 
     def __init__(self, scope: KeyScope) -> None:
         super().__init__(auto_error=False, scheme_name="key", description=f"A key (`sm_…`): {_HOW_TO}.")
@@ -39,7 +40,9 @@ class Requires(HTTPBearer):
     ) -> Principal:
         bearer = await super().__call__(request)
         token = None if bearer is None else bearer.credentials
-        principal = await identify(request.app.state.container, token, request.headers.get("host", ""))
+        container = request.app.state.container
+        principal = await identify(container, token, request.headers.get("host", ""))
+        await (await spent_by(request)).enter(container, principal)
         access.require(principal, self._scope)
         return access.act_as(principal, agent_id)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Path, Request
 
 from api.auth import Administrator, Reader, TenantAdministrator, Writer
+from api.meter import Spending
 from api.paging import PageParameters
 from api.values import CLIENT_ID_PATTERN
 from memory.bootstrap import Container
@@ -19,6 +20,7 @@ __all__ = [
     "PageParameters",
     "Reader",
     "SessionId",
+    "Spending",
     "TenantAdministrator",
     "Writer",
 ]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 
-from api.deps import App, PageParameters, Reader, SessionId, Writer
+from api.deps import App, PageParameters, Reader, SessionId, Spending, Writer
 from api.errors import problems
 from api.events.schemas import AppendedAnswer, AppendEvents, EventAnswer, Order
 from api.metrics import EVENTS
@@ -34,6 +34,7 @@ async def append(
     session_id: SessionId,
     body: AppendEvents,
     response: Response,
+    spent: Spending,
     idempotency_key: IdempotencyKey = None,
 ) -> AppendedAnswer:
     appended = await app.events.append(
@@ -43,6 +44,7 @@ async def append(
         response.status_code = 200
     else:
         EVENTS.inc(len(appended.event_ids))
+        spent.tokens(appended.token_count)
     return AppendedAnswer.model_validate(appended)
 
 

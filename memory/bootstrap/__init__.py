@@ -28,6 +28,7 @@ from memory.adapters.models.runtime_http import RemoteRuntime
 from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.models.vqvae import LearnedCodec
 from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
+from memory.adapters.quotas.windows import WindowCounter
 from memory.adapters.sql.storage import SqlStorage
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
@@ -60,6 +61,7 @@ from memory.services.operations import Operations
 from memory.services.passages import Passages
 from memory.services.past import FormerTexts
 from memory.services.policies import Policies
+from memory.services.quotas import Quotas, SessionQuota
 from memory.services.recall import Recall
 from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
@@ -100,6 +102,7 @@ class Container:
     tokenizer: Tokenizer
     longterm: LongTermTier
     keys: Keys
+    quotas: Quotas
     health: Health
     sessions: Sessions
     events: Events
@@ -210,6 +213,7 @@ async def _wire(
     )
     usage, activity = Usage(storage, clock), Activity()
     keys = Keys(storage, secrets, clock)
+    session_quota = SessionQuota(settings.limits.tenant_sessions)
     if serving:
         stack.push_async_callback(longterm.close)
         await longterm.start()
@@ -230,7 +234,8 @@ async def _wire(
         settings=settings.recall,
         clock=clock,
     )
-    events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
+    log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, session_quota)
+    events = Events(storage, log, tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
     context = Contexts(storage, recall, Summaries(storage, Analyzer().terms), tokenizer)
     warming = Warming(context, kv) if settings.generation.warm else None
@@ -245,8 +250,9 @@ async def _wire(
         tokenizer=tokenizer,
         longterm=longterm,
         keys=keys,
+        quotas=Quotas(WindowCounter(settings.limits.counter_url), settings.limits),
         health=Health(storage, jobs, embedder, longterm, generator),
-        sessions=Sessions(storage, hot, clock),
+        sessions=Sessions(storage, hot, clock, session_quota),
         events=events,
         recall=recall,
         context=context,

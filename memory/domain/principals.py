@@ -35,6 +35,11 @@ class Principal:
         return self if agent_id is None else replace(self, agent_id=agent_id)
 
     @property
+    def caller_id(self) -> str | None:
+        """Who is counted and noted: the key; None: nobody had to say who he is."""
+        return self.key_id
+
+    @property
     def limited(self) -> bool:
         """It is somebody's within the tenant: an agent's, or for some sessions only."""
         return self.bound or self.session_ids is not None

@@ -88,6 +88,8 @@ class SessionRepository(Protocol):
     async def purge(self, session_key: int) -> dict[str, int]:
         """Deletes the session and all that belongs to it; counts by kind, but for codes (`codebooks.forget`)."""
 
+    async def count(self, tenant_id: str) -> int: ...
+
     async def totals(self, tenant_id: str) -> dict[str, int]:
         """sessions, events, tokens."""
 

@@ -29,6 +29,7 @@ from memory.domain.sessions import NewSession, Session
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services.activity import Activity
+from memory.services.quotas import NO_QUOTA, SessionQuota
 from memory.services.tasks import CONSOLIDATE, subject_of_session
 
 _MOST_REQUESTS = 64
@@ -71,8 +72,17 @@ class _Growing:
 
 
 class Log:
-    def __init__(self, storage: Storage, jobs: JobQueue, clock: Clock, tokenizer: str, activity: Activity) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        jobs: JobQueue,
+        clock: Clock,
+        tokenizer: str,
+        activity: Activity,
+        quota: SessionQuota = NO_QUOTA,
+    ) -> None:
         self._storage = storage
+        self._quota = quota
         self._jobs = jobs
         self._clock = clock
         self._tokenizer = tokenizer
@@ -83,7 +93,8 @@ class Log:
     async def append(self, request: Request) -> Appended:
         """Answered when it is on disk.
 
-        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, TurnLost, StorageUnavailable.
+        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, TurnLost, QuotaExceeded,
+        StorageUnavailable.
         """
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
@@ -213,6 +224,8 @@ class Log:
         if added and request.expected_seq not in (None, log.session.last_seq):
             last = log.session.last_seq
             raise SequenceConflict(f"the last seq is {last}, not {request.expected_seq}", last_seq=last)
+        if added and log.session.session_key == _NOT_MADE and not log.added:
+            await self._quota.check(tx, request.tenant_id)
         answer = Appended(
             session_id=log.session.session_id,
             first_seq=min(event.seq for event in acknowledged),

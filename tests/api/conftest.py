@@ -14,12 +14,14 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from memory.adapters.quotas.windows import WindowCounter
 from memory.domain.events import Appended, Event, EventVisibility, Role
 from memory.domain.memories import Memory, MemoryKind, MemoryVisibility
 from memory.domain.principals import Key
 from memory.domain.sessions import Session, TierCounts
 from memory.services.health import Health
 from memory.services.keys import Keys
+from memory.services.quotas import Quotas
 from memory.services.sessions import SessionView
 from memory.services.settings import CodecSettings
 from memory.services.traffic import Traffic
@@ -110,6 +112,7 @@ class FakeContainer:
         self.now = NOON
         self.store = KeyStore()
         self.keys = Keys(self.store, self.store, fixed_clock())  # type: ignore[arg-type]
+        self.quotas = Quotas(WindowCounter(None), settings.limits)
         self.jobs, self.embedder = Service(), Service()
         self.jobs.answers["check"] = None
         self.embedder.answers["embed"] = [[1.0]]
@@ -232,6 +235,8 @@ def make() -> SimpleNamespace:
         store=KeyStore,
         clock=fixed_clock,
         noon=NOON,
+        appended=APPENDED,
+        repeated=replace(APPENDED, repeated=True),
     )
 
 
