@@ -1,4 +1,4 @@
-"""How is the web application put together? One table of routers, four layers around them, one container behind."""
+"""How is the web application put together? One table of routers, five layers around them, one container behind."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 import api.admin.endpoints
+import api.audit.endpoints
 import api.chat.endpoints
 import api.context.endpoints
 import api.events.endpoints
@@ -22,6 +23,7 @@ import api.operations.endpoints
 import api.recall.endpoints
 import api.sessions.endpoints
 from api import errors
+from api.audit.trail import Audited
 from api.limits import BodyLimit, ReadDeadline
 from api.meter import Meter
 from api.observe import Observe
@@ -43,7 +45,11 @@ ROUTERS: tuple[APIRouter, ...] = (
     api.health.endpoints.router,
     api.admin.endpoints.router,
     api.keys.endpoints.router,
+    api.audit.endpoints.router,
 )
+
+# From the outermost to the innermost.
+LAYERS = (Observe, ReadDeadline, Audited, Meter, BodyLimit)
 
 _DESCRIPTION = """Memory for agents: what was said stays in an append-only log and is recalled from three tiers.
 Errors are problem details (RFC 9457): match on `code`. Every answer has an `X-Request-Id`."""
@@ -59,7 +65,7 @@ def create_app(source: Settings | Container) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
-        middleware=[Middleware(Observe), Middleware(ReadDeadline), Middleware(Meter), Middleware(BodyLimit)],
+        middleware=[Middleware(layer) for layer in LAYERS],
     )
     errors.install(app)
     for router in ROUTERS:

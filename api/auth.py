@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPBearer
 
+from api.audit.trail import trail_of
 from api.meter import spent_by
 from api.values import CLIENT_ID_PATTERN
 from memory.bootstrap import Container
@@ -43,8 +44,11 @@ class Requires(HTTPBearer):
         container = request.app.state.container
         principal = await identify(container, token, request.headers.get("host", ""))
         await (await spent_by(request)).enter(container, principal)
+        trail = await trail_of(request)
+        trail.enter(principal, self._scope, request.method)
         access.require(principal, self._scope)
-        return access.act_as(principal, agent_id)
+        trail.principal = access.act_as(principal, agent_id)
+        return trail.principal
 
 
 async def identify(container: Container, token: str | None, host: str) -> Principal:

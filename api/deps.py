@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Path, Request
 
+from api.audit.trail import Trailing
 from api.auth import Administrator, Reader, TenantAdministrator, Writer
 from api.meter import Spending
 from api.paging import PageParameters
@@ -22,6 +23,7 @@ __all__ = [
     "SessionId",
     "Spending",
     "TenantAdministrator",
+    "Trailing",
     "Writer",
 ]
 

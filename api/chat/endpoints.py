@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.chat.answers import ChatAnswer, EmbeddingsAnswer, ModelAnswer, ModelsAnswer, Reply, UsageAnswer
 from api.chat.schemas import ChatRequest, EmbeddingsRequest
-from api.deps import App, Reader, Spending
+from api.deps import App, Reader, Spending, Trailing
 from api.errors import OpenAIProblem, openai_error, problems
 from api.meter import Spent
 from memory.domain.errors import StratamemError, UnknownModel
@@ -70,9 +70,10 @@ async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest, spent: S
     },
 )
 async def complete(
-    app: App, caller: Reader, body: ChatRequest, request: Request, spent: Spending
+    app: App, caller: Reader, body: ChatRequest, request: Request, spent: Spending, trail: Trailing
 ) -> Response | ChatAnswer:
     principal = access.act_as(caller, body.agent_id)
+    trail.about(body.memory_key, by=principal, writes=body.memory_key is not None and body.memory.store)
     if body.model == app.generation.model:
         body.check_length(app.generation.max_tokens)
     reply = Reply(f"chatcmpl-{new_id()}", int(time.time()), body.model)

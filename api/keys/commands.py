@@ -14,6 +14,7 @@ from api.keys.schemas import KeyAnswer, NewKeyAnswer
 from api.start import explained, prepare_data_folder
 from api.terminal import AsJson, DataDir, err, fail, one_line_errors, out, settings_of
 from memory.domain.principals import DEFAULT_TENANT, Key, KeyScope
+from memory.services.audit import Audit
 from memory.services.keys import Keys, key_id_of
 from memory.settings import Settings
 
@@ -24,6 +25,7 @@ Made = TypeVar("Made")
 _PAGE = 500
 _EXAMPLE = "sm_7c3k0q9mzx4a"
 _MOST_DAYS = 36_500
+_DONE = 200
 
 
 @app.command()
@@ -47,6 +49,7 @@ def create(
         lambda keys: keys.create(
             tenant, wanted, agent_id=agent, session_ids=session or None, name=name, expires_at=expires_at
         ),
+        lambda audit, new: audit.note(tenant, "keys.create", _DONE, subject=new.key.key_id),
     )
     if as_json:
         typer.echo(json.dumps({"tenant_id": tenant, **NewKeyAnswer.made(made).model_dump(mode="json")}))
@@ -81,7 +84,11 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Let a key's bearer in no more; running services know it within a second."""
-    revoked = _with_keys(data_dir, lambda keys: keys.revoke(None, key_id_of(key)))
+    revoked = _with_keys(
+        data_dir,
+        lambda keys: keys.revoke(None, key_id_of(key)),
+        lambda audit, gone: audit.note(gone.tenant_id, "keys.revoke", _DONE, subject=gone.key_id),
+    )
     if as_json:
         typer.echo(json.dumps({"tenant_id": revoked.tenant_id, **KeyAnswer.of(revoked).model_dump(mode="json")}))
         return
@@ -95,15 +102,22 @@ def _scopes(text: str) -> list[KeyScope]:
         fail(f"not scopes: {text}; use {', '.join(KeyScope)}, separated by commas", 2)
 
 
-def _with_keys(data_dir: Path | None, use: Callable[[Keys], Awaitable[Made]]) -> Made:
+def _with_keys(
+    data_dir: Path | None,
+    use: Callable[[Keys], Awaitable[Made]],
+    note: Callable[[Audit, Made], None] = lambda audit, made: None,
+) -> Made:
+    """`note`: what the audit is to know of it."""
     settings = settings_of(data_dir=data_dir)
     with one_line_errors():
         prepare_data_folder(settings)
         with explained():
-            return asyncio.run(_opened(settings, use))
+            return asyncio.run(_opened(settings, use, note))
 
 
-async def _opened(settings: Settings, use: Callable[[Keys], Awaitable[Made]]) -> Made:
+async def _opened(
+    settings: Settings, use: Callable[[Keys], Awaitable[Made]], note: Callable[[Audit, Made], None]
+) -> Made:
     """Without the container: keys need the database, not the models."""
     from memory.adapters.clock import SystemClock
     from memory.adapters.sql.storage import SqlStorage
@@ -113,7 +127,11 @@ async def _opened(settings: Settings, use: Callable[[Keys], Awaitable[Made]]) ->
     storage = SqlStorage(settings.storage_url, settings.database)
     try:
         await storage.migrate()
-        return await use(Keys(storage, TenantSecrets(storage, clock), clock))
+        made = await use(Keys(storage, TenantSecrets(storage, clock), clock))
+        audit = Audit(storage, clock)
+        note(audit, made)
+        await audit.flush()
+        return made
     finally:
         await storage.close()
 

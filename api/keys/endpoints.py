@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from api.deps import App, KeyId, PageParameters, TenantAdministrator
+from api.deps import App, KeyId, PageParameters, TenantAdministrator, Trailing
 from api.errors import problems
 from api.keys.schemas import CreateKey, KeyAnswer, NewKeyAnswer
 from api.paging import Page
@@ -13,7 +13,9 @@ _LIST = "keys"
 
 
 @router.post("", status_code=201, summary="Make a key; it is shown this once", responses=problems())
-async def create(app: App, caller: TenantAdministrator, body: CreateKey, response: Response) -> NewKeyAnswer:
+async def create(
+    app: App, caller: TenantAdministrator, body: CreateKey, response: Response, trail: Trailing
+) -> NewKeyAnswer:
     made = await app.keys.create(
         caller.tenant_id,
         body.scopes,
@@ -22,6 +24,7 @@ async def create(app: App, caller: TenantAdministrator, body: CreateKey, respons
         name=body.name,
         expires_at=body.expires_at,
     )
+    trail.about(subject=made.key.key_id)
     response.headers["Cache-Control"] = "no-store"
     return NewKeyAnswer.made(made)
 

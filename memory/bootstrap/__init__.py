@@ -42,6 +42,7 @@ from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
 from memory.services.activity import Activity
 from memory.services.admin import Admin
+from memory.services.audit import Audit
 from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
@@ -81,6 +82,7 @@ from memory.tiers.semantic.tier import SemanticTier
 logger = logging.getLogger(__name__)
 
 _FLUSH_EVERY = 5.0
+_FLUSH_AUDIT_EVERY = 1.0
 
 
 class Models(Protocol):
@@ -103,6 +105,7 @@ class Container:
     longterm: LongTermTier
     keys: Keys
     quotas: Quotas
+    audit: Audit
     health: Health
     sessions: Sessions
     events: Events
@@ -212,7 +215,7 @@ async def _wire(
         lease=lease,
     )
     usage, activity = Usage(storage, clock), Activity()
-    keys = Keys(storage, secrets, clock)
+    keys, audit = Keys(storage, secrets, clock), Audit(storage, clock)
     session_quota = SessionQuota(settings.limits.tenant_sessions)
     if serving:
         stack.push_async_callback(longterm.close)
@@ -221,6 +224,7 @@ async def _wire(
         await indexes.start()
         stack.push_async_callback(_flushing(usage.flush))
         stack.push_async_callback(_flushing(keys.flush))
+        stack.push_async_callback(_flushing(audit.flush, _FLUSH_AUDIT_EVERY))
     tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
     recall = Recall(
         storage=storage,
@@ -250,6 +254,7 @@ async def _wire(
         tokenizer=tokenizer,
         longterm=longterm,
         keys=keys,
+        audit=audit,
         quotas=Quotas(WindowCounter(settings.limits.counter_url), settings.limits),
         health=Health(storage, jobs, embedder, longterm, generator),
         sessions=Sessions(storage, hot, clock, session_quota),
@@ -288,6 +293,7 @@ async def _wire(
             clock,
             idle=timedelta(seconds=settings.jobs.sweep_idle),
             retention=timedelta(days=settings.jobs.retention_days),
+            audit_retention=timedelta(days=settings.audit.retention_days),
         ),
         admin=Admin(
             storage=storage,
@@ -365,8 +371,8 @@ def _codecs(
     )
 
 
-def _flushing(flush: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-    task = asyncio.create_task(flush_regularly(flush, _FLUSH_EVERY))
+def _flushing(flush: Callable[[], Awaitable[None]], every: float = _FLUSH_EVERY) -> Callable[[], Awaitable[None]]:
+    task = asyncio.create_task(flush_regularly(flush, every))
 
     async def stop() -> None:
         task.cancel()

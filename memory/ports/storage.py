@@ -15,6 +15,7 @@ from memory.domain.lineage import Lineage, Stretch
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
+from memory.ports.audit import AuditRepository
 from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
 from memory.ports.keys import KeyRepository
@@ -308,6 +309,8 @@ class UnitOfWork(Protocol):
     def operations(self) -> OperationRepository: ...
     @property
     def turns(self) -> TurnRepository: ...
+    @property
+    def audit(self) -> AuditRepository: ...
 
 
 class Storage(Protocol):

@@ -1,4 +1,4 @@
-"""When do two memories say the same, how good must the codes of cold segments be, and who may ask how much?"""
+"""When do memories say the same, how good must codes be, who may ask how much, and what is noted of them?"""
 
 from pydantic import BaseModel, Field
 
@@ -29,6 +29,11 @@ class CodecSettings(BaseModel):
     train_seconds: float = Field(
         default=300, gt=0, description="After so long the training of a codec ends with what it has learned."
     )
+
+
+class AuditSettings(BaseModel):
+    reads: bool = Field(default=False, description="Whether also those are noted who only read.")
+    retention_days: int = Field(default=365, ge=1, description="How long the audit is kept.")
 
 
 class LimitSettings(BaseModel):

@@ -30,13 +30,21 @@ _LAPSED = timedelta(hours=1)
 
 class Upkeep:
     def __init__(
-        self, storage: Storage, jobs: JobQueue, clock: Clock, *, idle: timedelta, retention: timedelta
+        self,
+        storage: Storage,
+        jobs: JobQueue,
+        clock: Clock,
+        *,
+        idle: timedelta,
+        retention: timedelta,
+        audit_retention: timedelta = timedelta(days=365),
     ) -> None:
         self._storage = storage
         self._jobs = jobs
         self._clock = clock
         self._idle = idle
         self._retention = retention
+        self._audit_retention = audit_retention
 
     async def sweep(self) -> int:
         """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
@@ -65,13 +73,14 @@ class Upkeep:
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, the answers of old Idempotency-Keys, and turns that a killed process left."""
+        """Forgets finished operations, answers of old Idempotency-Keys, turns of killed processes, and old audit."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
             await tx.operations.forget(before)
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
+            await tx.audit.forget(now - self._audit_retention)
 
 
 def _of_one_process(operation: Operation) -> bool:

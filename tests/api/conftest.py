@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,10 +15,12 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from memory.adapters.quotas.windows import WindowCounter
+from memory.domain.audit import Entry, Search
 from memory.domain.events import Appended, Event, EventVisibility, Role
 from memory.domain.memories import Memory, MemoryKind, MemoryVisibility
 from memory.domain.principals import Key
 from memory.domain.sessions import Session, TierCounts
+from memory.services.audit import Audit
 from memory.services.health import Health
 from memory.services.keys import Keys
 from memory.services.quotas import Quotas
@@ -102,6 +104,38 @@ class KeyStore:
             raise self.failure
 
 
+class AuditStore:
+    """As much of a Storage as the audit needs."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.audit = self
+        self.failure: Exception | None = None
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator["AuditStore"]:
+        if self.failure is not None:
+            raise self.failure
+        yield self
+
+    write = read
+
+    async def add(self, entries: Sequence[Entry]) -> None:
+        self.entries += [replace(entry, number=n) for n, entry in enumerate(entries, len(self.entries) + 1)]
+
+    async def page(
+        self, tenant_id: str, search: Search, *, after: int | None, limit: int, descending: bool
+    ) -> list[Entry]:
+        found = [
+            e
+            for e in self.entries
+            if e.tenant_id == tenant_id
+            and search.session_id in (None, e.session_id)
+            and (after is None or (e.number < after if descending else e.number > after))
+        ]
+        return (found[::-1] if descending else found)[:limit]
+
+
 def fixed_clock() -> Any:
     return SimpleNamespace(now=lambda: NOON)
 
@@ -113,6 +147,8 @@ class FakeContainer:
         self.store = KeyStore()
         self.keys = Keys(self.store, self.store, fixed_clock())  # type: ignore[arg-type]
         self.quotas = Quotas(WindowCounter(None), settings.limits)
+        self.trail = AuditStore()
+        self.audit = Audit(self.trail, fixed_clock())  # type: ignore[arg-type]
         self.jobs, self.embedder = Service(), Service()
         self.jobs.answers["check"] = None
         self.embedder.answers["embed"] = [[1.0]]

@@ -5,11 +5,12 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ def test_keys_are_listed_and_revoked() -> None:
     revoked = json.loads(run("keys", "revoke", made["key_id"], "--json").stdout)
     assert revoked["revoked_at"] is not None
     assert "revoked" in run("keys", "list", "--tenant", "acme").stdout
+    with closing(sqlite3.connect(Path(os.environ["STRATAMEM_DATA_DIR"]) / "stratamem.db")) as database:
+        noted = database.execute("SELECT tenant_id, action, subject, caller FROM audit ORDER BY number").fetchall()
+    assert noted == [
+        ("default", "keys.create", made["key_id"], None),
+        ("acme", "keys.create", other[3:15], None),
+        ("acme", "keys.revoke", other[3:15], None),
+        ("default", "keys.revoke", made["key_id"], None),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.util import await_only
 
 from memory.adapters.sql import sqlite_driver
+from memory.adapters.sql.audit import SqlAudit
 from memory.adapters.sql.changes import SqlChanges
 from memory.adapters.sql.clusters import SqlClusters
 from memory.adapters.sql.codebooks import SqlCodebooks
@@ -57,6 +58,7 @@ class SqlUnitOfWork:
         self.changes = SqlChanges(connection)
         self.operations = SqlOperations(connection)
         self.turns = SqlTurns(connection)
+        self.audit = SqlAudit(connection)
 
 
 class SqlStorage:

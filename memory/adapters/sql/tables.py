@@ -342,6 +342,24 @@ changes = sa.Table(
     sqlite_autoincrement=True,
 )
 
+audit = sa.Table(
+    "audit",
+    metadata,
+    _key("number"),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("at", Instant, nullable=False, index=True),
+    sa.Column("caller", sa.String(160), comment="a key_id, or whom a token names"),
+    sa.Column("agent_id", Id),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("session_id", Id),
+    sa.Column("subject", Id),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("request_id", Id),
+    sa.Index("ix_audit_tenant_id_number", "tenant_id", "number"),
+    sa.Index("ix_audit_tenant_id_session_id_number", "tenant_id", "session_id", "number"),
+    sqlite_autoincrement=True,  # a trigger refuses changes of a row: see its migration
+)
+
 followers = sa.Table(
     "followers",
     metadata,
