@@ -33,6 +33,7 @@ StratamemError
     ├── RateLimited         so much in a minute or a day: `reset` says when 429
     ├── StorageUnavailable
     ├── BrokerUnavailable
+    ├── IdentityUnavailable the issuer of a token can't be asked
     ├── SessionBusy         other turns of the session take too long      409
     │   ├── TooManyTurns    so many of them wait already                  429
     │   └── TurnLost        silent for too long: another one has begun    409
@@ -236,6 +237,10 @@ class StorageUnavailable(Retryable):
 
 class BrokerUnavailable(Retryable):
     code = "broker_unavailable"
+
+
+class IdentityUnavailable(Retryable):
+    code = "identity_unavailable"
 
 
 class SessionBusy(Retryable):
