@@ -256,7 +256,7 @@ async def _wire(
         keys=keys,
         tokens=callers.tokens(stack, settings.oidc),
         audit=audit,
-        quotas=callers.quotas(settings.limits),
+        quotas=callers.quotas(stack, settings.limits),
         health=Health(storage, jobs, embedder, longterm, generator),
         sessions=Sessions(storage, hot, clock, session_quota),
         events=events,

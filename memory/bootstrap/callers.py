@@ -22,5 +22,7 @@ def tokens(stack: AsyncExitStack, wanted: OidcSettings) -> TokenVerifier | None:
     return OidcVerifier(IssuerKeys(client, wanted.issuer, wanted.jwks_url, wanted.keys_for), wanted)
 
 
-def quotas(wanted: LimitSettings) -> Quotas:
-    return Quotas(WindowCounter(wanted.counter_url), wanted)
+def quotas(stack: AsyncExitStack, wanted: LimitSettings) -> Quotas:
+    counter = WindowCounter(wanted.counter_url)
+    stack.push_async_callback(counter.close)
+    return Quotas(counter, wanted)

@@ -102,6 +102,8 @@ def test_a_bound_key_acts_as_its_agent_and_no_other(guarded: Any) -> None:
     as_bob = {"query": "?", "agent_id": "bob"}
     assert guarded.post("/v1/recall", json=as_bob, headers=headers).status_code == 403
     assert guarded.post("/v1/sessions/s1/context", json={**as_bob, "max_tokens": 9}, headers=headers).status_code == 403
+    chat = {"model": "m", "messages": [{"role": "user", "content": "?"}], "memory_key": "s1", "agent_id": "bob"}
+    assert guarded.post("/v1/chat/completions", json=chat, headers=headers).status_code == 403
 
 
 def test_the_header_names_the_acting_agent(client: Any, container: Any) -> None:
