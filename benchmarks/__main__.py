@@ -23,6 +23,7 @@ NAMES = (
     "append_throughput",
     "read_your_writes",
     "crash",
+    "streaming",
     "recall_quality",
     "longterm_scale",
     "embedding",

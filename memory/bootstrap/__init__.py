@@ -28,7 +28,9 @@ from memory.adapters.models.runtime_http import RemoteRuntime
 from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.models.vqvae import LearnedCodec
 from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
-from memory.adapters.sql.storage import SqlStorage
+from memory.adapters.notices import LocalNotices
+from memory.adapters.sql.notices import PostgresNotices
+from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
@@ -39,6 +41,7 @@ from memory.domain.recall import TierName
 from memory.ports.indexes import VectorIndexes
 from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
+from memory.ports.notices import Notices
 from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.codecs import Codecs
@@ -63,6 +66,7 @@ from memory.services.policies import Policies
 from memory.services.recall import Recall
 from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
+from memory.services.streams import Streams
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
 from memory.services.turns import Turns
@@ -103,6 +107,7 @@ class Container:
     health: Health
     sessions: Sessions
     events: Events
+    streams: Streams
     recall: Recall
     context: Contexts
     embeddings: Embeddings
@@ -228,7 +233,9 @@ async def _wire(
         settings=settings.recall,
         clock=clock,
     )
-    events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
+    notices = await _notices(stack, settings) if serving else LocalNotices()
+    log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices)
+    events = Events(storage, log, tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
     context = Contexts(storage, recall, Summaries(storage, Analyzer().terms), tokenizer)
     warming = Warming(context, kv) if settings.generation.warm else None
@@ -246,6 +253,7 @@ async def _wire(
         health=Health(storage, jobs, embedder, longterm, generator),
         sessions=Sessions(storage, hot, clock),
         events=events,
+        streams=Streams(storage, notices),
         recall=recall,
         context=context,
         embeddings=Embeddings(embedder, tokenizer),
@@ -292,6 +300,15 @@ async def _wire(
         ),
         traffic=traffic,
     )
+
+
+async def _notices(stack: AsyncExitStack, settings: Settings) -> Notices:
+    if is_sqlite(settings.storage_url):  # one process has it
+        return LocalNotices()
+    notices = PostgresNotices(settings.storage_url, settings.database)
+    stack.push_async_callback(notices.close)
+    await notices.start()
+    return notices
 
 
 def _vectors(settings: LongTermSettings) -> VectorIndexes:

@@ -31,6 +31,7 @@ StratamemError
 └── Retryable               the same call may succeed later               503
     ├── StorageUnavailable
     ├── BrokerUnavailable
+    ├── TooManyStreams      so many follow logs of this process already   429
     ├── SessionBusy         other turns of the session take too long      409
     │   ├── TooManyTurns    so many of them wait already                  429
     │   └── TurnLost        silent for too long: another one has begun    409
@@ -210,6 +211,11 @@ class StorageUnavailable(Retryable):
 
 class BrokerUnavailable(Retryable):
     code = "broker_unavailable"
+
+
+class TooManyStreams(Retryable):
+    code = "too_many_streams"
+    status = 429
 
 
 class SessionBusy(Retryable):

@@ -27,6 +27,7 @@ from memory.domain.ids import new_id
 from memory.domain.operations import NewOperation, OperationKind
 from memory.domain.sessions import NewSession, Session
 from memory.ports.jobs import Clock, JobQueue
+from memory.ports.notices import Notices
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services.activity import Activity
 from memory.services.tasks import CONSOLIDATE, subject_of_session
@@ -71,8 +72,17 @@ class _Growing:
 
 
 class Log:
-    def __init__(self, storage: Storage, jobs: JobQueue, clock: Clock, tokenizer: str, activity: Activity) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        jobs: JobQueue,
+        clock: Clock,
+        tokenizer: str,
+        activity: Activity,
+        notices: Notices,
+    ) -> None:
         self._storage = storage
+        self._notices = notices
         self._jobs = jobs
         self._clock = clock
         self._tokenizer = tokenizer
@@ -114,7 +124,7 @@ class Log:
         try:
             async with self._storage.write() as tx:
                 batch = take()  # now, not before: with those that came while the transaction was opened
-                outcomes, operations = await self._store(tx, [request for request, _ in batch])
+                outcomes, operations, grown = await self._store(tx, [request for request, _ in batch])
         except _MadeElsewhere:
             await self._write(lambda: batch)
             return
@@ -124,7 +134,8 @@ class Log:
                 for one in batch:  # so that only the one that is to blame fails
                     await self._write(lambda one=one: [one])  # type: ignore[misc]
                 return
-            outcomes, operations = [error] * len(batch), []
+            outcomes, operations, grown = [error] * len(batch), [], []
+        self._notices.grown(grown)
         for operation in operations:
             self._jobs.send(CONSOLIDATE, operation)
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
@@ -136,8 +147,10 @@ class Log:
             else:
                 answer.set_exception(outcome)
 
-    async def _store(self, tx: UnitOfWork, requests: Sequence[Request]) -> tuple[list[Appended | Exception], list[str]]:
-        """What becomes of each request, and the operations that are new."""
+    async def _store(
+        self, tx: UnitOfWork, requests: Sequence[Request]
+    ) -> tuple[list[Appended | Exception], list[str], list[int]]:
+        """What becomes of each request, the operations that are new, and the logs that have grown."""
         logs = await self._open(tx, requests)
         outcomes: list[Appended | Exception] = []
         for request in requests:
@@ -156,7 +169,7 @@ class Log:
             for key_hash, (request_hash, answer) in log.answers.items():
                 await tx.events.remember_answer(log.session.session_key, key_hash, request_hash, answer, now)
         operations = await tx.operations.enqueue_all([_operation(log) for log in grown], now) if grown else []
-        return outcomes, operations
+        return outcomes, operations, [log.session.session_key for log in grown]
 
     async def _write_grown(self, tx: UnitOfWork, grown: Sequence[_Growing], now: datetime) -> None:
         await tx.events.add([event for log in grown for event in log.added], self._tokenizer)
