@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from api.auth import Requires
 from api.deps import App, PageParameters, Reader, SessionId, Writer
@@ -80,7 +81,7 @@ async def page(
 @router.get(
     "/stream",
     summary="Follow the log live: server-sent events",
-    response_class=EventStream,
+    response_class=StreamingResponse,
     responses={
         **problems(404, 409, 429),
         200: {
