@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.auth import Requires
+from api.auth import check_still_valid
 from api.deps import App, PageParameters, Reader, SessionId, Writer
 from api.errors import problems
 from api.events.following import pieces
@@ -15,7 +15,6 @@ from api.metrics import EVENTS
 from api.paging import Page
 from api.streaming import EventStream
 from api.values import MAX_INT
-from memory.domain.principals import KeyScope
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/events", tags=["events"])
 
@@ -107,4 +106,4 @@ async def stream(
     async with AsyncExitStack() as stack:
         reader = await stack.enter_async_context(app.streams.reader(caller, session_id, place))
         kept = stack.pop_all()
-    return EventStream(kept, pieces(reader, lambda: Requires(KeyScope.READ)(request)))
+    return EventStream(kept, pieces(reader, lambda: check_still_valid(request)))

@@ -44,6 +44,7 @@ from memory.ports.models import Embedder, Tokenizer
 from memory.ports.notices import Notices
 from memory.services.activity import Activity
 from memory.services.admin import Admin
+from memory.services.agents import Agents
 from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
@@ -106,6 +107,7 @@ class Container:
     keys: Keys
     health: Health
     sessions: Sessions
+    agents: Agents
     events: Events
     streams: Streams
     recall: Recall
@@ -252,6 +254,7 @@ async def _wire(
         keys=Keys(storage, secrets, clock),
         health=Health(storage, jobs, embedder, longterm, generator),
         sessions=Sessions(storage, hot, clock),
+        agents=Agents(storage, clock),
         events=events,
         streams=Streams(storage, notices),
         recall=recall,

@@ -26,7 +26,7 @@ class Session:
 
     A fork: `parent_key` is the nearest session it was forked from that still exists, `family_key` the same for all that
     come of one session, `inherited` what it shares; `inherited_events` and `inherited_tokens` are in its counters, but
-    others' rows. `segmented_seq` is about its own rows.
+    others' rows. `segmented_seq` is about its own rows. `closed`: agents were listed, and nobody else may come in.
     """
 
     session_key: int
@@ -51,6 +51,7 @@ class Session:
     inherited: tuple[Stretch, ...] = ()
     inherited_events: int = 0
     inherited_tokens: int = 0
+    closed: bool = False
 
     @property
     def lineage(self) -> Lineage:

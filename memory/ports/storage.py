@@ -13,9 +13,10 @@ from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.lineage import Lineage, Stretch
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
-from memory.domain.principals import Key
+from memory.domain.principals import Key, Reach
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
+from memory.ports.agents import AgentRepository
 from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
@@ -44,7 +45,7 @@ class SessionRepository(Protocol):
     async def fork(
         self, parent: Session, session_id: str, size: LogSize, inherited: Sequence[Stretch], now: datetime
     ) -> Session | None:
-        """A session whose log begins as `inherited`, with the parent's settings; None when the name is taken."""
+        """A session whose log begins as `inherited`, as closed as its parent; None when the name is taken."""
 
     async def get(self, tenant_id: str, session_id: str) -> Session | None: ...
 
@@ -55,13 +56,13 @@ class SessionRepository(Protocol):
 
     async def by_keys(self, session_keys: Collection[int]) -> dict[int, Session]: ...
 
-    async def lineages(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, Lineage]:
-        """Of those that exist, by session_id."""
+    async def lineages(self, tenant_id: str, session_ids: Iterable[str] | None, reach: Reach) -> dict[str, Lineage]:
+        """Of these (None: of all), those that exist and are within reach, by session_id."""
 
     async def page(
-        self, tenant_id: str, *, after_key: int | None, limit: int, only: frozenset[str] | None
+        self, tenant_id: str, *, after_key: int | None, limit: int, reach: Reach | None = None
     ) -> list[Session]:
-        """Newest first."""
+        """Newest first. `reach` None: all."""
 
     async def update(self, session: Session, changes: Mapping[str, Any], now: datetime) -> Session: ...
 
@@ -275,7 +276,7 @@ class OperationRepository(Protocol):
         states: Sequence[OperationState] | None,
         after_id: str | None,
         limit: int,
-        only_sessions: frozenset[str] | None = None,
+        reach: Reach | None = None,
     ) -> list[Operation]:
         """Newest first."""
 
@@ -294,6 +295,8 @@ class UnitOfWork(Protocol):
     def keys(self) -> KeyRepository: ...
     @property
     def sessions(self) -> SessionRepository: ...
+    @property
+    def agents(self) -> AgentRepository: ...
     @property
     def events(self) -> EventRepository: ...
     @property

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange, Position
 from memory.domain.errors import Forbidden, Retryable
 from memory.domain.operations import Operation, OperationKind, OperationState, Receipt
@@ -58,11 +59,13 @@ class Forgetting:
         `cascade` takes its forks along, and theirs. Raises NotFound, and Forbidden when one of them is out of reach.
         """
         async with self._storage.write() as tx:
-            session = await access.session(tx, principal, session_id)
+            session = await access.any_session(tx, principal, session_id)
             family = await tx.sessions.family_locked(session)
             going = [session, *(descendants(session, family) if cascade else ())]
             if hidden := [one for one in going if not principal.may_reach(one.session_id)]:
                 raise Forbidden(f"{len(hidden)} of the forks are out of this key's reach: nothing is purged")
+            for one in going:
+                await access.purgeable(tx, principal, one)
             keys = {one.session_key for one in going}
             codes = await tx.codebooks.forget(principal.tenant_id, self._clock.now())  # they may know what goes
             removal = Removal(tx, self._clock.now(), [one for one in family if one.session_key not in keys])
@@ -87,7 +90,7 @@ class Forgetting:
         """Raises NotFound."""
         async with self._storage.write() as tx:
             found = await tx.memories.locked(principal.tenant_id, memory_id)
-            memory = seen(principal, memory_id, found, self._clock.now())
+            memory = await seen(tx, principal, memory_id, found, self._clock.now(), AgentRole.WRITER)
             counts = Counter(NOTHING)
             counts.update(await tx.memories.purge(memory.memory_key))
             change = NewChange(ChangeKind.MEMORY, memory.tenant_id, memory_key=memory.memory_key)

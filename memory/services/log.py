@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange
 from memory.domain.errors import (
     EventConflict,
@@ -29,6 +30,7 @@ from memory.domain.sessions import NewSession, Session
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.notices import Notices
 from memory.ports.storage import Storage, UnitOfWork
+from memory.services import access
 from memory.services.activity import Activity
 from memory.services.tasks import CONSOLIDATE, subject_of_session
 
@@ -51,6 +53,7 @@ class Request:
     tokens: Sequence[int]
     expected_seq: int | None
     hashes: tuple[bytes, bytes] | None
+    authors: frozenset[str | None]
     session_key: int | None = None
     ticket: Ticket | None = None
 
@@ -215,6 +218,7 @@ class Log:
     async def _append(self, tx: UnitOfWork, log: _Growing, request: Request) -> Appended:
         if request.session_key not in (None, log.session.session_key):
             raise NotFound(f"the session '{request.session_id}' was purged meanwhile: nothing is added to it")
+        await access.check_roles(tx, log.session, request.authors, AgentRole.WRITER)
         if request.ticket is not None and not await tx.turns.give_back(request.ticket):
             raise TurnLost(request.session_id)
         if request.hashes is not None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, MemorySuperseded, NotFound
 from memory.domain.ids import new_id
 from memory.domain.memories import Memory, MemoryVisibility, NewMemory
@@ -66,7 +67,7 @@ class Memories:
         """Raises NotFound."""
         async with self._storage.read() as tx:
             found = await tx.memories.get(principal.tenant_id, memory_id)
-        return self._usage.counted(seen(principal, memory_id, found, self._clock.now()))
+            return self._usage.counted(await seen(tx, principal, memory_id, found, self._clock.now()))
 
     async def page(
         self,
@@ -89,7 +90,7 @@ class Memories:
                 lineage=None if session is None else session.lineage,
                 kind=kind,
                 agent_id=agent_id,
-                only_sessions=principal.session_ids if session is None else None,  # what it inherits is its own
+                reach=principal.reach if session is None else None,  # what it inherits is its own
                 alive_at=self._clock.now(),
             )
         return [self._usage.counted(memory) for memory in found]
@@ -107,7 +108,8 @@ class Memories:
         secret = await self._secrets.of(principal.tenant_id)
         async with self._storage.write() as tx:
             now = self._clock.now()
-            memory = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id), now)
+            found = await tx.memories.locked(principal.tenant_id, memory_id)
+            memory = await seen(tx, principal, memory_id, found, now, AgentRole.WRITER)
             access.check_unchanged(if_match, memory.etag)
             if not values:
                 return memory
@@ -130,7 +132,10 @@ class Memories:
         return self._usage.counted(changed)
 
     async def _draft(self, tx: UnitOfWork, principal: Principal, new: NewMemory, tokens: int, now: datetime) -> Memory:
-        session = await access.session(tx, principal, new.session_id) if new.session_id is not None else None
+        session = None
+        if new.session_id is not None:
+            session = await access.any_session(tx, principal, new.session_id)
+            await access.check_roles(tx, session, [new.agent_id or principal.agent_id], AgentRole.WRITER)
         return Memory(
             memory_key=0,  # given by the database
             tenant_id=principal.tenant_id,

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from memory.domain.errors import Retryable, SequenceConflict, TooManyStreams
+from memory.domain.agents import AgentRole
+from memory.domain.errors import Forbidden, Retryable, SequenceConflict, TooManyStreams
 from memory.domain.events import Event
 from memory.domain.principals import Principal, Scope
 from memory.ports.notices import Notices
@@ -31,12 +32,13 @@ _LOOK_EVERY = 1.0
 
 @dataclass(slots=True)
 class _Feed:
-    """The end of one log, as those see it who may see `audiences`.
+    """The end of one log, as an agent sees it (None: who says no name).
 
     `recent` holds every visible event after `floor` up to `seen`.
     """
 
     session_key: int
+    agent_id: str | None
     audiences: frozenset[str]
     floor: int
     seen: int
@@ -86,8 +88,8 @@ class Reader:
         feed.readers.add(self._woken)
 
     async def next(self, patience: float) -> list[Event] | None:
-        """The next events, at least one; [] when none came within so many seconds; None: the session was purged, or
-        the process stops. Raises StorageUnavailable."""
+        """The next events, at least one; [] when none came within so many seconds; None: the session was purged or
+        closed to this agent, or the process stops. Raises StorageUnavailable."""
         until = asyncio.get_running_loop().time() + patience
         while not self._feed.ended:
             self._woken.clear()
@@ -129,7 +131,7 @@ class Streams:
         self._storage = storage
         self._notices = notices
         self._most = most
-        self._feeds: dict[tuple[int, frozenset[str]], _Feed] = {}
+        self._feeds: dict[tuple[int, str | None], _Feed] = {}
         self._readers = 0
         self._stopped = False
 
@@ -162,10 +164,14 @@ class Streams:
             feed.end()
 
     async def page(self, feed: _Feed, after_seq: int) -> _Page | None:
-        """What comes next in the log; None: the session is gone."""
+        """What comes next in the log; None: the session is gone, or closed to this agent."""
         async with self._storage.read() as tx:
             session = (await tx.sessions.by_keys([feed.session_key])).get(feed.session_key)
             if session is None:
+                return None
+            try:
+                await access.check_roles(tx, session, [feed.agent_id], AgentRole.READER)
+            except Forbidden:
                 return None
             events = await tx.events.page(session.lineage, feed.audiences, after_seq=after_seq, limit=_PAGE)
         return _Page(events, events[-1].seq if len(events) == _PAGE else max(session.last_seq, after_seq))
@@ -176,10 +182,10 @@ class Streams:
         if after_seq is not None and after_seq > session.last_seq:
             last = session.last_seq
             raise SequenceConflict(f"the log ends at {last}, before {after_seq}: read it anew", last_seq=last)
-        audiences = Scope.of(principal, None).audiences
-        name = (session.session_key, audiences)
+        name, last = (session.session_key, principal.agent_id), session.last_seq
         if name not in self._feeds:
-            feed = self._feeds[name] = _Feed(*name, floor=session.last_seq, seen=session.last_seq)
+            audiences = Scope.of(principal, None).audiences
+            feed = self._feeds[name] = _Feed(*name, audiences, floor=last, seen=last)
             feed.task = asyncio.create_task(self._keep_reading(feed))
         return self._feeds[name]
 
@@ -206,7 +212,7 @@ class Streams:
         return len(page.events) == _PAGE
 
     async def _stop(self, feed: _Feed) -> None:
-        del self._feeds[feed.session_key, feed.audiences]
+        del self._feeds[feed.session_key, feed.agent_id]
         assert feed.task is not None
         feed.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -4,6 +4,7 @@ import asyncio
 
 from memory.domain.events import Appended, EventVisibility
 from memory.domain.memories import MemoryVisibility
+from memory.domain.principals import Reach
 from memory.domain.sessions import LogSize
 from tests.services import EVERYONE, NOW, SPACE, TENANT, add_events, add_memory, add_session, segments_of
 
@@ -43,7 +44,7 @@ async def test_a_fork_has_the_settings_of_its_parent_and_goes_on_where_it_left(s
         assert (further.last_seq, further.event_count, further.token_count, further.shared_tokens) == (5, 5, 10, 10)
         assert (further.inherited_events, further.inherited_tokens) == (4, 8)
         assert await fork(tx, parent, "f", 1) is None
-        assert await tx.sessions.lineages(TENANT, ["g", "absent"]) == {"g": further.lineage}
+        assert await tx.sessions.lineages(TENANT, ["g", "absent"], Reach(None, None)) == {"g": further.lineage}
 
 
 async def test_the_log_of_a_fork_is_read_across_its_stretches(storage):

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from memory.adapters.sql.tables import metadata
+from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange
 from memory.domain.codecs import Code, NewCodebook, Retention
 from memory.domain.events import Appended, EventVisibility
@@ -55,6 +56,7 @@ async def fill(tx, session_id, mark):
         TENANT, OperationKind.INDEX, f"session:{key}", NOW, session_key=key, session_id=session_id, unit="events"
     )
     await tx.changes.add(NewChange(ChangeKind.EVENTS, TENANT, key, 1, 3))
+    await tx.agents.put(key, mark, AgentRole.OWNER, NOW)
     return session
 
 
@@ -102,7 +104,7 @@ async def test_every_column_that_names_a_session_is_known_to_the_purge(database)
     """A new table with a session_key must be added to `purge`, and then here."""
     named = {table.name for table in metadata.tables.values() if "session_key" in table.columns}
     covered = {"sessions", "events", "memories", "segments", "clusters", "summaries", "codes"}
-    covered |= {"idempotency", "operations"}
+    covered |= {"idempotency", "operations", "session_agents"}
     assert named == covered | NAMES_ONLY
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.util import await_only
 
 from memory.adapters.sql import sqlite_driver
+from memory.adapters.sql.agents import SqlAgents
 from memory.adapters.sql.changes import SqlChanges
 from memory.adapters.sql.clusters import SqlClusters
 from memory.adapters.sql.codebooks import SqlCodebooks
@@ -47,6 +48,7 @@ class SqlUnitOfWork:
         self.tenants = SqlTenants(connection)
         self.keys = SqlKeys(connection)
         self.sessions = SqlSessions(connection)
+        self.agents = SqlAgents(connection)
         self.events = SqlEvents(connection)
         self.memories = SqlMemories(connection)
         self.versions = SqlVersions(connection)

@@ -96,8 +96,19 @@ sessions = sa.Table(
     sa.Column("inherited", Json, comment="stretches of other logs: [session_key, first, last seq, memory, tokens]"),
     sa.Column("inherited_events", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("inherited_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("closed", sa.Boolean, nullable=False, server_default=sa.false(), comment="to all but its agents"),
     sa.UniqueConstraint("tenant_id", "session_id"),
+    _few("ix_sessions_closed", "tenant_id", where="closed"),
     sqlite_autoincrement=True,
+)
+
+session_agents = sa.Table(
+    "session_agents",
+    metadata,
+    sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), primary_key=True),
+    sa.Column("agent_id", Id, primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("added_at", Instant, nullable=False),
 )
 
 events = sa.Table(

@@ -51,7 +51,7 @@ class HotTier:
         async with self._storage.read() as tx:
             keys = scope.session_keys
             if keys is None:
-                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=_SESSIONS, only=None)
+                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=_SESSIONS)
                 keys = tuple(session.session_key for session in newest)
             sessions = await tx.sessions.by_keys(keys[-_SESSIONS:])
             windows = [await self._newest(tx, session, question) for session in sessions.values()]

@@ -106,7 +106,7 @@ class SemanticTier:
             keys = scope.session_keys
             if keys is None:
                 limit = self._settings.cached_sessions
-                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit, only=None)
+                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit)
                 keys = tuple(session.session_key for session in newest)
             sessions = await tx.sessions.by_keys(keys)
             best: dict[int, float] = {}
@@ -164,7 +164,7 @@ class SemanticTier:
     async def verify(self, tenant_id: str) -> list[str]:
         """Of the newest sessions: all of them are an operation of minutes."""
         async with self._storage.read() as tx:
-            newest = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions, only=None)
+            newest = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions)
         return await self.differences(newest)
 
     async def differences(self, sessions: Sequence[Session]) -> list[str]:
