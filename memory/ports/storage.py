@@ -4,11 +4,13 @@
 aggregate in it. Nobody else commits. Queries live in the repositories; rows come back as frozen domain values.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from memory.domain.changes import Position
 from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.lineage import Lineage, Stretch
@@ -332,7 +334,11 @@ class Storage(Protocol):
     async def ping(self) -> None:
         """Raises StorageUnavailable."""
 
-    async def erase_leftovers(self) -> None:
-        """Makes deleted rows unreadable in the database's own files, as far as the database lets us (invariant I5)."""
+    async def erase_leftovers(self, upto: Position | None = None, *, within: float = math.inf) -> None:
+        """Makes deleted rows unreadable in the database's own files, as far as the database lets us (invariant I5).
+
+        `upto`: those that were deleted by this place in the feed, by default all of now. `within`: seconds that the
+        caller can wait. Raises StorageUnavailable when it can't be done now, or would take longer.
+        """
 
     async def bytes_used(self) -> int: ...

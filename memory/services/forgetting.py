@@ -6,6 +6,7 @@ feed, and the receipt says `verified` only when all of them have confirmed. Unti
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -99,16 +100,16 @@ class Forgetting:
             operation_id = await self._promise(tx, memory.tenant_id, subject, memory.session_id, position, counts)
         return await self.erase(memory.tenant_id, (), operation_id)
 
-    async def finish_purge(self, operation_id: str) -> None:
+    async def finish_purge(self, operation_id: str, *, within: float = math.inf) -> None:
         """Writes the receipt once every live follower has confirmed and the database's files are clean.
 
-        Until then the sweep asks again.
+        Until then the sweep asks again. `within`: seconds that the caller can wait for the files.
         """
         async with self._storage.write() as tx:
             operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
         if operation is None:
             return
-        left = await self._left_to_do(operation)
+        left = await self._left_to_do(operation, within)
         async with self._storage.write() as tx:
             if left is None:
                 await self._write_receipt(tx, operation)
@@ -154,7 +155,7 @@ class Forgetting:
             await tx.operations.note(operation_id, noted | {"purged": noted["purged"] | dict(kept)})
         until = time.monotonic() + _PATIENCE
         while True:
-            await self.finish_purge(operation_id)
+            await self.finish_purge(operation_id, within=_PATIENCE)
             async with self._storage.read() as tx:
                 operation = await tx.operations.by_id(operation_id)
             assert operation is not None
@@ -165,14 +166,15 @@ class Forgetting:
                 return operation
             await asyncio.sleep(_GLANCE)
 
-    async def _left_to_do(self, operation: Operation) -> str | None:
+    async def _left_to_do(self, operation: Operation, within: float) -> str | None:
         """Why the purge can't be called verified yet; None: it can."""
+        purged = Position(*(operation.result or {})["position"])
         async with self._storage.read() as tx:
             slowest = await tx.changes.slowest(live_since(self._clock))
-        if slowest is not None and slowest < Position(*(operation.result or {})["position"]):
+        if slowest is not None and slowest < purged:
             return "waiting for other processes to clean their indexes"
         try:
-            await self._storage.erase_leftovers()
+            await self._storage.erase_leftovers(purged, within=within)
         except Retryable as error:
             return f"the database's files are not clean yet: {error.detail}"
         return None

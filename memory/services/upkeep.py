@@ -37,6 +37,7 @@ class Upkeep:
         self._clock = clock
         self._idle = idle
         self._retention = retention
+        self._leaves_traces = False
 
     async def sweep(self) -> int:
         """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
@@ -58,10 +59,12 @@ class Upkeep:
                 gone = await tx.memories.expired(self._clock.now(), _BATCH)
                 await remove(tx, gone)
             removed += len(gone)
+            self._leaves_traces = self._leaves_traces or bool(gone)
             if len(gone) < _BATCH:
                 break
-        if removed:
+        if removed or self._leaves_traces:  # of a time when the files could not be cleaned
             await self._storage.erase_leftovers()
+            self._leaves_traces = False
         return removed
 
     async def tidy(self) -> None:
