@@ -41,6 +41,7 @@ from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
 from memory.services.activity import Activity
 from memory.services.admin import Admin
+from memory.services.clusters import Clusters
 from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
@@ -174,6 +175,8 @@ async def _wire(
     kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
     hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
     semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
+    summaries = Summaries(storage, Analyzer().terms)
+    clusters = Clusters(storage, semantic, summaries, Analyzer().terms)
     consolidation = Consolidation(
         storage=storage,
         embedder=embedder,
@@ -184,6 +187,7 @@ async def _wire(
         clock=clock,
         lease=lease,
         duplicates=Duplicates(storage, embedder.space, clock, lease, settings.memories.near_duplicate),
+        clusters=clusters,
         give_way=traffic.give_way,
     )
     longterm = LongTermTier(
@@ -230,7 +234,7 @@ async def _wire(
     )
     events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
-    context = Contexts(storage, recall, Summaries(storage, Analyzer().terms), tokenizer)
+    context = Contexts(storage, recall, summaries, tokenizer)
     warming = Warming(context, kv) if settings.generation.warm else None
     if warming is not None:
         stack.push_async_callback(warming.close)
@@ -287,6 +291,7 @@ async def _wire(
             hot=hot,
             kv=kv,
             semantic=semantic,
+            clusters=clusters,
             usage=usage,
             activity=activity,
         ),
