@@ -28,6 +28,7 @@ NAMES = (
     "embedding",
     "summary_quality",
     "compression",
+    "clustering",
     "kv_reuse",
     "kv_sharing",
     "kv_faults",
