@@ -39,6 +39,7 @@ from memory.domain.recall import TierName
 from memory.ports.indexes import VectorIndexes
 from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
+from memory.services.abstracts import Abstracts
 from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.clusters import Clusters
@@ -110,6 +111,7 @@ class Container:
     generation: Generation
     kv: KV
     memories: Memories
+    abstracts: Abstracts
     history: History
     operations: Operations
     forgetting: Forgetting
@@ -235,6 +237,7 @@ async def _wire(
     events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
     context = Contexts(storage, recall, summaries, tokenizer)
+    memories = Memories(storage, tokenizer, jobs, secrets, clock, usage)
     warming = Warming(context, kv) if settings.generation.warm else None
     if warming is not None:
         stack.push_async_callback(warming.close)
@@ -262,7 +265,8 @@ async def _wire(
             context_tokens=settings.generation.context_tokens,
         ),
         kv=KV(storage, kv, clock, warming),
-        memories=Memories(storage, tokenizer, jobs, secrets, clock, usage),
+        memories=memories,
+        abstracts=Abstracts(generator, storage, semantic, clusters, memories),
         history=History(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
         forgetting=forgetting,
