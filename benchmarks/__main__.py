@@ -29,6 +29,7 @@ NAMES = (
     "embedding",
     "summary_quality",
     "compression",
+    "clustering",
     "kv_reuse",
     "kv_sharing",
     "kv_faults",

@@ -33,6 +33,10 @@ class ForkSession(Body):
     at_seq: Count | None = Field(default=None, description="The last event that it shares; all of them when absent.")
 
 
+class SummariseSession(Body):
+    words: Annotated[int, Field(strict=True, ge=20, le=1_000)] = Field(default=150, description="At most, about.")
+
+
 class PatchSession(Body):
     """Only what is sent changes; `title: null` removes the title."""
 

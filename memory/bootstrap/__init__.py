@@ -42,9 +42,11 @@ from memory.ports.indexes import VectorIndexes
 from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
 from memory.ports.notices import Notices
+from memory.services.abstracts import Abstracts
 from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.agents import Agents
+from memory.services.clusters import Clusters
 from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
@@ -116,6 +118,7 @@ class Container:
     generation: Generation
     kv: KV
     memories: Memories
+    abstracts: Abstracts
     history: History
     operations: Operations
     forgetting: Forgetting
@@ -181,6 +184,8 @@ async def _wire(
     kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
     hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
     semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
+    summaries = Summaries(storage, Analyzer().terms)
+    clusters = Clusters(storage, semantic, summaries, Analyzer().terms)
     consolidation = Consolidation(
         storage=storage,
         embedder=embedder,
@@ -191,6 +196,7 @@ async def _wire(
         clock=clock,
         lease=lease,
         duplicates=Duplicates(storage, embedder.space, clock, lease, settings.memories.near_duplicate),
+        clusters=clusters,
         give_way=traffic.give_way,
     )
     longterm = LongTermTier(
@@ -239,7 +245,8 @@ async def _wire(
     log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices)
     events = Events(storage, log, tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
-    context = Contexts(storage, recall, Summaries(storage, Analyzer().terms), tokenizer)
+    context = Contexts(storage, recall, summaries, tokenizer)
+    memories = Memories(storage, tokenizer, jobs, secrets, clock, usage)
     warming = Warming(context, kv) if settings.generation.warm else None
     if warming is not None:
         stack.push_async_callback(warming.close)
@@ -269,7 +276,8 @@ async def _wire(
             context_tokens=settings.generation.context_tokens,
         ),
         kv=KV(storage, kv, clock, warming),
-        memories=Memories(storage, tokenizer, jobs, secrets, clock, usage),
+        memories=memories,
+        abstracts=Abstracts(generator, storage, semantic, clusters, memories),
         history=History(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
         forgetting=forgetting,
@@ -298,6 +306,7 @@ async def _wire(
             hot=hot,
             kv=kv,
             semantic=semantic,
+            clusters=clusters,
             usage=usage,
             activity=activity,
         ),

@@ -22,6 +22,7 @@ StratamemError
 │   ├── MemorySuperseded    another took its place: the detail says which
 │   ├── NotSuperseded       nothing took its place: there is nothing to undo
 │   ├── ForkTooDeep         a fork of a fork of a fork …, beyond a limit
+│   ├── NothingSaid         nothing is there yet that a summary could be made of
 │   ├── NothingKept         no KV of this session is there to be pinned
 │   ├── PinBudgetExceeded   more KV than a tenant may pin: the detail says what to do
 │   ├── KVElsewhere         the model's engine keeps its KV itself
@@ -152,6 +153,10 @@ class NotSuperseded(Conflict):
 
 class ForkTooDeep(Conflict):
     code = "fork_too_deep"
+
+
+class NothingSaid(Conflict):
+    code = "nothing_said"
 
 
 class NothingKept(Conflict):

@@ -197,6 +197,9 @@ class SegmentRepository(Protocol):
     async def spans(self, space: str, items: Sequence[ItemId]) -> dict[ItemId, list[tuple[Span, bytes | None]]]:
         """The segments of each item in order, with their vectors (float16)."""
 
+    async def spans_of(self, segment_keys: Sequence[int]) -> dict[int, Span]:
+        """Which characters of its item each segment has."""
+
     async def counts(self, tenant_id: str) -> dict[str, int]:
         """segments, pending, held, bytes"""
 

@@ -38,8 +38,13 @@ class Memories:
         self._secrets = secrets
         self._clock = clock
 
-    async def add(self, principal: Principal, new: Sequence[NewMemory]) -> list[Added]:
-        """All or none. Raises NotFound for an absent session, MemoryExists, InvalidInput, Forbidden."""
+    async def add(
+        self, principal: Principal, new: Sequence[NewMemory], *, session_key: int | None = None
+    ) -> list[Added]:
+        """All or none. `session_key`: of their session, when it must be the one that they were made of.
+
+        Raises NotFound for an absent session, MemoryExists, InvalidInput, Forbidden.
+        """
         for memory in new:
             _check(principal, memory)
         secret = await self._secrets.of(principal.tenant_id)
@@ -48,6 +53,8 @@ class Memories:
         operation: str | None = None
         async with self._storage.write() as tx:
             drafts = [await self._draft(tx, principal, m, n, now) for m, n in zip(new, tokens, strict=True)]
+            if session_key is not None and any(draft.session_key != session_key for draft in drafts):
+                raise NotFound("the session was purged meanwhile")
             hashes = [scope_hash(secret, draft) for draft in drafts]
             await tx.memories.lock_texts(principal.tenant_id, hashes)
             added = []

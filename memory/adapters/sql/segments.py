@@ -174,6 +174,11 @@ class SqlSegments:
             found.setdefault(row.item, []).append((Span(row.char_start, row.char_end), row.vector))
         return found
 
+    async def spans_of(self, segment_keys: Sequence[int]) -> dict[int, Span]:
+        query = sa.select(segments.c.segment_key, segments.c.char_start, segments.c.char_end)
+        found = await self._db.execute(query.where(one_of(self._db, segments.c.segment_key, segment_keys)))
+        return {row.segment_key: Span(row.char_start, row.char_end) for row in found}
+
     async def counts(self, tenant_id: str) -> dict[str, int]:
         query = sa.select(
             sa.func.count(),

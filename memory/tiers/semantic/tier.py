@@ -24,10 +24,13 @@ from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
 from memory.tiers.scan import Words, candidates, matching
 from memory.tiers.semantic import policy
+from memory.tiers.semantic.arranging import Rearrangement, doubts, rearrangement
 from memory.tiers.semantic.settings import SemanticSettings
 
 _PAGE = 512
 """Segments that are clustered, or compared with each other, in one go."""
+_ARRANGED_EACH_TURN = 1_024
+"""Segments of a session up to which its clusters are looked at each time (up to 25 ms); above, at compactions."""
 _PASSED_BY = 2
 """What is older than so many times the tier's turns has no chance to stay: it is not clustered at all."""
 
@@ -84,11 +87,13 @@ class SemanticTier:
         if session is None or not new:
             return 0
         oldest = session.turns - _PASSED_BY * session.semantic_turns
-        plans = []
+        plans, free = [], self._settings.max_clusters - len(known)
         for audience in sorted({segment.audience for segment in new}):
             clusters = [cluster for cluster in known if cluster.audience == audience]
             joining = [s for s in new if s.audience == audience and s.turn > oldest]
-            plans.append((audience, await asyncio.to_thread(self._planned, clusters, joining)))
+            plan = await asyncio.to_thread(self._planned, clusters, joining, free)
+            free -= len(plan.after.sums) - len(clusters)
+            plans.append((audience, plan))
         async with self._storage.write() as tx:
             if not await self._unchanged(tx, session):
                 return await self.absorb(tenant_id, session_key)
@@ -147,6 +152,27 @@ class SemanticTier:
             await tx.sessions.bump_semantic(session_key)
         return len(gone)
 
+    async def arrange(self, session_key: int, *, compacted: bool) -> int:
+        """Splits, merges and moves until the clusters are as good as made anew; how many segments changed theirs.
+
+        In one transaction. A session with very many segments waits until its window is `compacted`.
+        """
+        while True:
+            async with self._storage.read() as tx:
+                session = (await tx.sessions.by_keys([session_key])).get(session_key)
+                if session is None:
+                    return 0
+                held = await tx.segments.held(session_key, self._embedder.space)
+                clusters = await tx.clusters.of_session(session_key)
+            if len(held) > _ARRANGED_EACH_TURN and not compacted:
+                return 0
+            found = await asyncio.to_thread(rearrangement, clusters, held, self._projected, self._settings)
+            if not found:
+                return 0
+            async with self._storage.write() as tx:
+                if await self._unchanged(tx, session):
+                    return await self._write(tx, session_key, found)
+
     async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
         for session_key in session_keys:
             self._cached.pop(session_key, None)
@@ -172,11 +198,10 @@ class SemanticTier:
         problems = []
         async with self._storage.read() as tx:
             for session in sessions:
-                sizes = {c.cluster_key: c.size for c in await tx.clusters.of_session(session.session_key)}
-                for segment in await tx.segments.held(session.session_key, self._embedder.space):
-                    sizes[segment.cluster_key or 0] = sizes.get(segment.cluster_key or 0, 0) - 1
-                if any(sizes.values()):
-                    problems.append(f"session '{session.session_id}': cluster sizes differ from their members")
+                clusters = await tx.clusters.of_session(session.session_key)
+                held = await tx.segments.held(session.session_key, self._embedder.space)
+                found = await asyncio.to_thread(doubts, clusters, held, self._projected)
+                problems += [f"session '{session.session_id}': {what} differ from their members" for what in found]
         return problems
 
     async def recluster(self, tenant_id: str, session_key: int) -> None:
@@ -190,19 +215,34 @@ class SemanticTier:
         while await self.absorb(tenant_id, session_key):
             pass
         await self.evict(tenant_id, session_key)
+        await self.arrange(session_key, compacted=True)
+
+    async def _write(self, tx: UnitOfWork, session_key: int, found: Rearrangement) -> int:
+        if await tx.sessions.locked_by_key(session_key) is None:  # purged meanwhile: nothing may come back
+            return 0
+        moved: dict[int, int | None] = dict(found.moved)
+        for new in found.founded:
+            key = await tx.clusters.add(session_key, new.audience, new.centroid, len(new.segment_keys))
+            moved |= dict.fromkeys(new.segment_keys, key)
+        await tx.segments.hold(moved)
+        await tx.clusters.set(found.changed)
+        await tx.clusters.remove(found.gone)
+        await tx.sessions.bump_semantic(session_key)
+        return len(moved)
 
     async def _unchanged(self, tx: UnitOfWork, session: Session) -> bool:
         """Whether what was planned without a lock still holds; nobody changes it from here on."""
         current = await tx.sessions.locked_by_key(session.session_key)
         return current is None or current.semantic_version == session.semantic_version
 
-    def _planned(self, known: Sequence[Cluster], new: Sequence[TierSegment]) -> "_Plan":
+    def _planned(self, known: Sequence[Cluster], new: Sequence[TierSegment], free: int) -> "_Plan":
+        """`free`: clusters that the session may have more. A visibility class without any gets one all the same."""
         before = policy.Clustering(_sums(known, self._width()), np.array([c.size for c in known], np.int64))
         after, joined = policy.assign(
             before,
             self._projected([segment.vector for segment in new]),
             per_cluster=self._settings.segments_per_cluster,
-            most=self._settings.max_clusters,
+            most=max(1, len(known) + free),
             join_similarity=self._settings.join_similarity,
         )
         return _Plan(tuple(cluster.cluster_key for cluster in known), after, tuple(new), joined)
