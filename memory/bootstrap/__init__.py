@@ -47,6 +47,7 @@ from memory.services.context import Contexts
 from memory.services.duplicates import Duplicates
 from memory.services.embeddings import Embeddings
 from memory.services.events import Events
+from memory.services.evictions import Evictions
 from memory.services.forgetting import Forgetting
 from memory.services.generation import Generation
 from memory.services.health import Health
@@ -118,6 +119,7 @@ class Container:
     codecs: Codecs
     upkeep: Upkeep
     admin: Admin
+    evictions: Evictions
     traffic: Traffic
 
 
@@ -172,7 +174,7 @@ async def _wire(
     salt = engines.salt(await secrets.of(DEFAULT_TENANT))
     generator = await engines.generator(stack, settings, tokenizer, remote, salt) if serving else None
     kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
-    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
+    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot, clock=clock)
     semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
     consolidation = Consolidation(
         storage=storage,
@@ -290,6 +292,7 @@ async def _wire(
             usage=usage,
             activity=activity,
         ),
+        evictions=Evictions(storage=storage, hot=hot, semantic=semantic),
         traffic=traffic,
     )
 

@@ -25,6 +25,7 @@ from memory.adapters.sql.failures import translated
 from memory.adapters.sql.keys import SqlKeys, SqlTenants
 from memory.adapters.sql.memories import SqlMemories
 from memory.adapters.sql.migrate import upgrade
+from memory.adapters.sql.moves import SqlMoves
 from memory.adapters.sql.operations import SqlOperations
 from memory.adapters.sql.segments import SqlSegments
 from memory.adapters.sql.sessions import SqlSessions
@@ -57,6 +58,7 @@ class SqlUnitOfWork:
         self.changes = SqlChanges(connection)
         self.operations = SqlOperations(connection)
         self.turns = SqlTurns(connection)
+        self.moves = SqlMoves(connection)
 
 
 class SqlStorage:
