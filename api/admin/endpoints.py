@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from api.admin.schemas import MoveAnswer, PreviewAnswer, PreviewEvictions
+from api.admin.schemas import BlockMoveAnswer, MoveAnswer, PreviewAnswer, PreviewEvictions
 from api.deps import Administrator, App, PageParameters, SessionId
 from api.errors import problems
 from api.operations.schemas import OperationAnswer
@@ -48,6 +48,13 @@ async def evictions(
     before = wanted.after_number(_EVICTIONS)
     found = await app.evictions.page(caller, session_id, before_key=before, limit=wanted.read)
     return wanted.cut(_EVICTIONS, found, MoveAnswer.of, lambda move: move.move_key)
+
+
+@router.get("/evictions/blocks", summary="The latest moves of KV blocks, as the runtime tells", responses=problems(503))
+async def block_moves(app: App, caller: Administrator) -> Page[BlockMoveAnswer]:
+    """Blocks are found by content and belong to no session; earlier moves are only counted, in `/metrics`."""
+    found = await app.evictions.blocks(caller)
+    return Page(items=[BlockMoveAnswer.model_validate(move) for move in found], next_cursor=None)
 
 
 @router.post("/evictions/preview", summary="What would leave a tier now, and why", responses=problems(404))

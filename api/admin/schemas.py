@@ -60,6 +60,15 @@ class MoveAnswer(Answer):
         )
 
 
+class BlockMoveAnswer(Answer):
+    at: datetime
+    origin: str
+    target: str | None = Field(description="null: no tier has them any more.")
+    reason: str
+    blocks: int = Field(description="That moved within a second.")
+    bytes: int = Field(description="In the tier that they left, or were brought to.")
+
+
 class PreviewEvictions(Body):
     session_id: Annotated[str, Field(pattern=CLIENT_ID_PATTERN)]
     tier: TierName = TierName.SEMANTIC

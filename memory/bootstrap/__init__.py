@@ -292,7 +292,7 @@ async def _wire(
             usage=usage,
             activity=activity,
         ),
-        evictions=Evictions(storage=storage, hot=hot, semantic=semantic),
+        evictions=Evictions(storage=storage, hot=hot, semantic=semantic, kv=kv),
         traffic=traffic,
     )
 

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from memory.domain.kv import BlockMove
 from memory.domain.moves import Move, Parts, PolicyName, Reason
 from memory.domain.principals import Principal, Scope
 from memory.domain.recall import TierName
 from memory.domain.sessions import Session
+from memory.ports.kv import KVStore
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
 from memory.tiers import economy
@@ -63,8 +65,9 @@ class Preview:
 
 
 class Evictions:
-    def __init__(self, *, storage: Storage, hot: HotTier, semantic: SemanticTier) -> None:
+    def __init__(self, *, storage: Storage, hot: HotTier, semantic: SemanticTier, kv: KVStore) -> None:
         self._storage = storage
+        self._kv = kv
         self._hot = hot
         self._semantic = semantic
 
@@ -83,6 +86,14 @@ class Evictions:
                 limit=limit,
                 only_sessions=principal.session_ids,
             )
+
+    async def blocks(self, principal: Principal) -> list[BlockMove]:
+        """Latest moves of the tenant's KV blocks first. Raises NoModelConfigured, KVElsewhere, GeneratorUnavailable.
+
+        A block has no session: it is found by content.
+        """
+        self._kv.check()
+        return await self._kv.moves(principal.tenant_id)
 
     async def preview(self, principal: Principal, wanted: Wanted) -> Preview:
         """Changes nothing. Raises NotFound."""

@@ -6,7 +6,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from memory.domain.errors import NotFound
+from memory.domain.errors import NoModelConfigured, NotFound
+from memory.domain.kv import BlockMove
 from memory.domain.moves import Move, NewMove, Parts, PolicyName, Reason
 from memory.domain.principals import KeyScope, Principal
 from memory.domain.recall import TierName
@@ -125,6 +126,28 @@ def test_what_is_no_page_is_refused(
     assert not container.evictions.calls
 
 
+def test_moves_of_blocks_are_shown_or_it_is_said_why_there_are_none(
+    client: TestClient, container: Any, make: Any
+) -> None:
+    container.evictions.answers = {"blocks": [BlockMove(make.noon, "device", None, "purged", 4, 4_096)]}
+    assert client.get("/v1/admin/evictions/blocks").json() == {
+        "items": [
+            {
+                "at": "2026-03-31T12:00:00Z",
+                "origin": "device",
+                "target": None,
+                "reason": "purged",
+                "blocks": 4,
+                "bytes": 4_096,
+            }
+        ],
+        "next_cursor": None,
+    }
+    container.evictions.answers = {"blocks": NoModelConfigured()}
+    answer = client.get("/v1/admin/evictions/blocks")
+    assert (answer.status_code, answer.json()["code"]) == (503, "no_model_configured")
+
+
 def test_an_absent_session_is_named(client: TestClient, container: Any) -> None:
     container.evictions.answers = {name: NotFound("there is no session 'x'") for name in ("page", "preview")}
     for answer in (
@@ -142,6 +165,7 @@ def test_only_an_administrator_may_look(client: TestClient, container: Any) -> N
     with_key = {"Authorization": "Bearer sm_x"}
     for answer in (
         client.get("/v1/admin/evictions", headers=with_key),
+        client.get("/v1/admin/evictions/blocks", headers=with_key),
         client.post("/v1/admin/evictions/preview", json={"session_id": "s1"}, headers=with_key),
     ):
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
@@ -150,6 +174,7 @@ def test_only_an_administrator_may_look(client: TestClient, container: Any) -> N
 
 def test_the_real_service_answers_both(service: str) -> None:
     with httpx.Client(base_url=service) as http:
+        assert http.get("/v1/admin/evictions/blocks").status_code == 200
         said = {"events": [{"role": "user", "content": f"the xylophone {n}"} for n in range(3)]}
         http.post("/v1/sessions/moving/events", json=said)
         assert http.get("/v1/admin/evictions", params={"session_id": "moving"}).status_code == 200
