@@ -34,7 +34,7 @@ from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
-from memory.bootstrap import engines
+from memory.bootstrap import engines, folders
 from memory.domain.errors import TierUnavailable
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
@@ -53,6 +53,7 @@ from memory.services.context import Contexts
 from memory.services.duplicates import Duplicates
 from memory.services.embeddings import Embeddings
 from memory.services.events import Events
+from memory.services.evictions import Evictions
 from memory.services.forgetting import Forgetting
 from memory.services.generation import Generation
 from memory.services.health import Health
@@ -128,6 +129,7 @@ class Container:
     codecs: Codecs
     upkeep: Upkeep
     admin: Admin
+    evictions: Evictions
     traffic: Traffic
 
 
@@ -159,7 +161,7 @@ async def build(
             stack.callback(loaded.embedder.close)
             models = loaded
         if serving:
-            await _take_folders(stack, settings)
+            await folders.take(stack, settings)
         jobs = CeleryQueue(settings.broker_url, settings.jobs, settings.data_dir)
         stack.callback(jobs.close)
         yield await _wire(stack, settings, clock, storage, jobs, models, remote, traffic, serving)
@@ -182,7 +184,7 @@ async def _wire(
     salt = engines.salt(await secrets.of(DEFAULT_TENANT))
     generator = await engines.generator(stack, settings, tokenizer, remote, salt) if serving else None
     kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
-    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
+    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot, clock=clock)
     semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
     summaries = Summaries(storage, Analyzer().terms)
     clusters = Clusters(storage, semantic, summaries, Analyzer().terms)
@@ -210,7 +212,7 @@ async def _wire(
         settings=settings.longterm,
         clock=clock,
         report=_report_rebuild,
-        purged=_forgetting(kv, settings.data_dir.resolve()),
+        purged=folders.forgetting(kv, settings.data_dir.resolve()),
     )
     indexes = Indexes(
         storage=storage,
@@ -310,6 +312,7 @@ async def _wire(
             usage=usage,
             activity=activity,
         ),
+        evictions=Evictions(storage=storage, hot=hot, semantic=semantic, kv=kv),
         traffic=traffic,
     )
 
@@ -330,40 +333,6 @@ def _vectors(settings: LongTermSettings) -> VectorIndexes:
         case "flat":
             return FlatIndexes()
     return FaissIndexes()
-
-
-async def _take_folders(stack: AsyncExitStack, settings: Settings) -> None:
-    """Those of this process are its alone from now on; those that nobody has are cleared. Raises TierUnavailable.
-
-    A runtime that we ask may only be starting; it hears of every purge, so its folder can wait.
-    """
-    for folder in (settings.index_dir, settings.kv_dir):
-        if folder is None:
-            continue
-        try:
-            await asyncio.to_thread(stack.enter_context, held(folder))
-        except FolderInUse as error:
-            raise TierUnavailable(
-                f"another process uses the caches in {folder}: give each its own STRATAMEM_NODE"
-            ) from error
-    spare = () if settings.runtime_url is None else (settings.runtime_kv_dir,)
-    try:
-        await asyncio.to_thread(clear_abandoned, settings.data_dir.resolve(), spare=spare)
-    except OSError as error:  # no purge is confirmed until it can be
-        logger.warning("what another process left behind can't be removed: %s", error)
-
-
-def _forgetting(kv: KVStore, data_dir: Path) -> Callable[[str], Awaitable[object]]:
-    """What a process does before it confirms a purge, beside cleaning its own index."""
-
-    async def forget(tenant_id: str) -> None:
-        try:
-            await asyncio.to_thread(clear_abandoned, data_dir)
-        except OSError as error:
-            raise TierUnavailable(f"what another process left behind can't be removed: {error}") from error
-        await kv.forget(tenant_id)
-
-    return forget
 
 
 def _turns(storage: SqlStorage, clock: SystemClock, wanted: GenerationSettings) -> Turns:

@@ -22,6 +22,7 @@ from memory.ports.agents import AgentRepository
 from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
+from memory.ports.moves import MoveRepository
 from memory.ports.turns import TurnRepository
 
 
@@ -77,6 +78,8 @@ class SessionRepository(Protocol):
     async def mark_segmented(self, session_key: int, seq: int) -> None: ...
 
     async def bump_semantic(self, session_key: int) -> None: ...
+
+    async def mark_slid(self, session_key: int, tokens: int) -> None: ...
 
     async def holdings(self, sessions: Sequence[Session]) -> dict[int, Holdings]:
         """Of each by session_key, what it inherits with it."""
@@ -322,6 +325,8 @@ class UnitOfWork(Protocol):
     def operations(self) -> OperationRepository: ...
     @property
     def turns(self) -> TurnRepository: ...
+    @property
+    def moves(self) -> MoveRepository: ...
 
 
 class Storage(Protocol):

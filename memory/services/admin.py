@@ -82,7 +82,7 @@ class Admin:
         """Raises NotFound. Clusters of other agents' private events are not shown; sentences are of shared events."""
         audiences = Scope.of(principal, None).audiences
         async with self._storage.read() as tx:
-            session = await access.session(tx, principal, session_id)
+            session = await access.any_session(tx, principal, session_id)
             window = await self._hot.window(tx, session)
             clusters, held = await self._semantic.holdings(tx, session)
         clusters = [cluster for cluster in clusters if cluster.audience in audiences]

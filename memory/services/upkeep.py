@@ -68,13 +68,14 @@ class Upkeep:
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, the answers of old Idempotency-Keys, and turns that a killed process left."""
+        """Forgets finished operations, answers of old Idempotency-Keys, moves, and turns that a killed process left."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
             await tx.operations.forget(before)
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
+            await tx.moves.forget(before)
 
 
 def _of_one_process(operation: Operation) -> bool:

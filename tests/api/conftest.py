@@ -108,6 +108,7 @@ class FakeContainer:
         self.memories, self.forgetting, self.operations, self.admin = Service(), Service(), Service(), Service()
         self.abstracts = Service()
         self.kv, self.history, self.indexes, self.policies = Service(), Service(), Service(), Service()
+        self.evictions = Service()
 
 
 def make_session(key: int = 1, **changes: Any) -> Session:

@@ -130,7 +130,7 @@ async def test_what_is_handed_over_is_the_heirs_and_the_rest_goes(storage):
         kept = await tx.sessions.hand_over(parent, child.session_key, share)
         assert kept == {"events": 3, "segments": 3, "vectors": 2, "memories": 0}
         counts = await tx.sessions.purge(parent.session_key)
-        assert counts == {"events": 1, "segments": 1, "vectors": 0, "clusters": 1, "summaries": 0}
+        assert counts == {"events": 1, "segments": 1, "vectors": 0, "clusters": 1, "summaries": 0, "moves": 0}
         child = (await tx.sessions.by_keys([child.session_key]))[child.session_key]
         assert (child.inherited_events, child.inherited_tokens, child.segmented_seq) == (0, 0, 0)
         assert (await tx.sessions.holdings([child]))[child.session_key].segments == 0
@@ -162,3 +162,12 @@ async def test_a_fork_that_was_being_made_is_part_of_the_family_that_is_locked(d
 
     _, found = await asyncio.gather(make(), look())
     assert found == ["p", "f"]
+
+
+async def test_what_is_written_down_of_the_windows_way_a_fork_does_not_write_down_again(storage):
+    async with storage.write() as tx:
+        parent = await add_session(tx, "p")
+        await add_events(tx, parent, "one", "two", "three")
+        await tx.sessions.mark_slid(parent.session_key, 4)
+        early, late = await fork(tx, parent, "early", 1), await fork(tx, parent, "late", 3)
+        assert (early.slid_tokens, late.slid_tokens) == (2, 4)

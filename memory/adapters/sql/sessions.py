@@ -18,6 +18,7 @@ from memory.adapters.sql.tables import (
     events,
     idempotency,
     memories,
+    moves,
     operations,
     segments,
     session_agents,
@@ -88,6 +89,7 @@ class SqlSessions:
             inherited=stored(inherited),
             inherited_events=size.last_seq,
             inherited_tokens=size.token_count,
+            slid_tokens=min(parent.slid_tokens, size.shared_tokens),
         )
         statement = statement.on_conflict_do_nothing(index_elements=["tenant_id", "session_id"])
         return await self._one(statement.returning(sessions))
@@ -151,6 +153,11 @@ class SqlSessions:
             sessions.update()
             .where(sessions.c.session_key == session_key, sessions.c.segmented_seq < seq)
             .values(segmented_seq=seq)
+        )
+
+    async def mark_slid(self, session_key: int, tokens: int) -> None:
+        await self._db.execute(
+            sessions.update().where(sessions.c.session_key == session_key).values(slid_tokens=tokens)
         )
 
     async def bump_semantic(self, session_key: int) -> None:
@@ -245,6 +252,7 @@ class SqlSessions:
             ("segments", segments),
             ("clusters", clusters),
             ("summaries", summaries),
+            ("moves", moves),
             ("events", events),
         ):
             deleted = await self._db.execute(table.delete().where(table.c.session_key == session_key))

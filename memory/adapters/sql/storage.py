@@ -28,6 +28,7 @@ from memory.adapters.sql.keys import SqlKeys, SqlTenants
 from memory.adapters.sql.leftovers import Leftovers
 from memory.adapters.sql.memories import SqlMemories
 from memory.adapters.sql.migrate import upgrade
+from memory.adapters.sql.moves import SqlMoves
 from memory.adapters.sql.operations import SqlOperations
 from memory.adapters.sql.segments import SqlSegments
 from memory.adapters.sql.sessions import SqlSessions
@@ -62,6 +63,7 @@ class SqlUnitOfWork:
         self.changes = SqlChanges(connection)
         self.operations = SqlOperations(connection)
         self.turns = SqlTurns(connection)
+        self.moves = SqlMoves(connection)
 
 
 class SqlStorage:
