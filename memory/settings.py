@@ -12,7 +12,7 @@ from memory.adapters.jobs.settings import JobSettings
 from memory.adapters.models.settings import GenerationSettings, Precision
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.recall.settings import RecallSettings
-from memory.services.settings import CodecSettings, MemorySettings
+from memory.services.settings import AuditSettings, CodecSettings, LimitSettings, MemorySettings
 from memory.tiers.hot.settings import HotSettings
 from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.semantic.settings import SemanticSettings
@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     codecs: CodecSettings = CodecSettings()
     generation: GenerationSettings = GenerationSettings()
     memories: MemorySettings = MemorySettings()
+    limits: LimitSettings = LimitSettings()
+    audit: AuditSettings = AuditSettings()
 
     @field_validator("runtime_url", "runtime_key", "model", "models_dir", mode="before")
     @classmethod

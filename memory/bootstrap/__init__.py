@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Protocol
 
 from memory.adapters.clock import SystemClock
@@ -27,15 +26,14 @@ from memory.adapters.models.inprocess import load_models
 from memory.adapters.models.runtime_http import RemoteRuntime
 from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.models.vqvae import LearnedCodec
-from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
 from memory.adapters.notices import LocalNotices
+from memory.adapters.quotas.windows import WindowCounter
 from memory.adapters.sql.notices import PostgresNotices
 from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
 from memory.bootstrap import engines, folders
-from memory.domain.errors import TierUnavailable
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.indexes import VectorIndexes
@@ -46,6 +44,7 @@ from memory.services.abstracts import Abstracts
 from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.agents import Agents
+from memory.services.audit import Audit
 from memory.services.clusters import Clusters
 from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
@@ -67,6 +66,7 @@ from memory.services.operations import Operations
 from memory.services.passages import Passages
 from memory.services.past import FormerTexts
 from memory.services.policies import Policies
+from memory.services.quotas import Quotas, SessionQuota
 from memory.services.recall import Recall
 from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
@@ -74,7 +74,7 @@ from memory.services.streams import Streams
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
 from memory.services.turns import Turns
-from memory.services.upkeep import Upkeep, flush_usage
+from memory.services.upkeep import Upkeep, flush_regularly
 from memory.services.usage import Usage
 from memory.services.warming import Warming
 from memory.settings import Settings
@@ -86,7 +86,8 @@ from memory.tiers.semantic.tier import SemanticTier
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_USAGE_EVERY = 5.0
+_FLUSH_EVERY = 5.0
+_FLUSH_AUDIT_EVERY = 1.0
 
 
 class Models(Protocol):
@@ -108,6 +109,8 @@ class Container:
     tokenizer: Tokenizer
     longterm: LongTermTier
     keys: Keys
+    quotas: Quotas
+    audit: Audit
     health: Health
     sessions: Sessions
     agents: Agents
@@ -224,12 +227,16 @@ async def _wire(
         lease=lease,
     )
     usage, activity = Usage(storage, clock), Activity()
+    keys, audit = Keys(storage, secrets, clock), Audit(storage, clock)
+    session_quota = SessionQuota(settings.limits.tenant_sessions)
     if serving:
         stack.push_async_callback(longterm.close)
         await longterm.start()
         stack.push_async_callback(indexes.close)
         await indexes.start()
-        stack.push_async_callback(_flushing(usage))
+        stack.push_async_callback(_flushing(usage.flush))
+        stack.push_async_callback(_flushing(keys.flush))
+        stack.push_async_callback(_flushing(audit.flush, _FLUSH_AUDIT_EVERY))
     tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
     recall = Recall(
         storage=storage,
@@ -244,7 +251,7 @@ async def _wire(
         clock=clock,
     )
     notices = await _notices(stack, settings) if serving else LocalNotices()
-    log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices)
+    log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices, session_quota)
     events = Events(storage, log, tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
     context = Contexts(storage, recall, summaries, tokenizer)
@@ -260,9 +267,11 @@ async def _wire(
         embedder=embedder,
         tokenizer=tokenizer,
         longterm=longterm,
-        keys=Keys(storage, secrets, clock),
+        keys=keys,
+        audit=audit,
+        quotas=Quotas(WindowCounter(settings.limits.counter_url), settings.limits),
         health=Health(storage, jobs, embedder, longterm, generator),
-        sessions=Sessions(storage, hot, clock),
+        sessions=Sessions(storage, hot, clock, session_quota),
         agents=Agents(storage, clock),
         events=events,
         streams=Streams(storage, notices),
@@ -301,6 +310,7 @@ async def _wire(
             clock,
             idle=timedelta(seconds=settings.jobs.sweep_idle),
             retention=timedelta(days=settings.jobs.retention_days),
+            audit_retention=timedelta(days=settings.audit.retention_days),
         ),
         admin=Admin(
             storage=storage,
@@ -355,14 +365,14 @@ def _codecs(
     )
 
 
-def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:
-    task = asyncio.create_task(flush_usage(usage, _FLUSH_USAGE_EVERY))
+def _flushing(flush: Callable[[], Awaitable[None]], every: float = _FLUSH_EVERY) -> Callable[[], Awaitable[None]]:
+    task = asyncio.create_task(flush_regularly(flush, every))
 
     async def stop() -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await usage.flush()
+        await flush()
 
     return stop
 

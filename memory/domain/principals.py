@@ -1,11 +1,14 @@
 """Who asks, and what may they see?"""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 
 from memory.domain.lineage import Stretch
 
 DEFAULT_TENANT = "default"
+KEY_PREFIX = "sm_"
+"""What our own keys begin with; other Bearer values are not ours."""
 
 
 class KeyScope(StrEnum):
@@ -42,6 +45,16 @@ class Principal:
     @property
     def reach(self) -> Reach:
         return Reach(self.session_ids, self.agent_id)
+
+    @property
+    def caller_id(self) -> str | None:
+        """Who is counted and noted: the key; None: nobody had to say who he is."""
+        return self.key_id
+
+    @property
+    def limited(self) -> bool:
+        """It is somebody's within the tenant: an agent's, or for some sessions only."""
+        return self.bound or self.session_ids is not None
 
     def may_reach(self, session_id: str) -> bool:
         return self.session_ids is None or session_id in self.session_ids
@@ -110,7 +123,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A stored key: its secret part is known only as a hash."""
+    """A stored key: its secret part is known only as a hash. `last_used_at` is true to the minute."""
 
     key_id: str
     tenant_id: str
@@ -118,3 +131,16 @@ class Key:
     scopes: frozenset[KeyScope]
     agent_id: str | None = None
     session_ids: frozenset[str] | None = None
+    name: str | None = None
+    created_at: datetime = field(kw_only=True)
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What its bearer's token begins with: enough to recognise it, nothing to use."""
+        return f"{KEY_PREFIX}{self.key_id}"
+
+    def valid(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -169,7 +169,7 @@ class Memories:
 
 
 def _check(principal: Principal, new: NewMemory) -> None:
-    access.act_as(principal, new.agent_id)
+    access.check_author(principal, new.agent_id)
     _check_visibility(new.visibility, new.session_id, new.agent_id or principal.agent_id)
     if new.source is not None and not principal.may_reach(new.source.session_id):
         raise NotFound(f"there is no session '{new.source.session_id}'")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from memory.domain.errors import StratamemError
@@ -11,7 +12,6 @@ from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
 from memory.services.keeping import remove
 from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE
-from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,14 @@ _LAPSED = timedelta(hours=1)
 
 class Upkeep:
     def __init__(
-        self, storage: Storage, jobs: JobQueue, clock: Clock, *, idle: timedelta, retention: timedelta
+        self,
+        storage: Storage,
+        jobs: JobQueue,
+        clock: Clock,
+        *,
+        idle: timedelta,
+        retention: timedelta,
+        audit_retention: timedelta = timedelta(days=365),
     ) -> None:
         self._storage = storage
         self._jobs = jobs
@@ -38,6 +45,7 @@ class Upkeep:
         self._idle = idle
         self._retention = retention
         self._leaves_traces = False
+        self._audit_retention = audit_retention
 
     async def sweep(self) -> int:
         """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
@@ -68,7 +76,7 @@ class Upkeep:
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, answers of old Idempotency-Keys, moves, and turns that a killed process left."""
+        """Forgets finished operations, answers of old Idempotency-Keys, turns of killed processes, old moves and audit."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
@@ -76,6 +84,7 @@ class Upkeep:
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
             await tx.moves.forget(before)
+            await tx.audit.forget(now - self._audit_retention)
 
 
 def _of_one_process(operation: Operation) -> bool:
@@ -83,9 +92,9 @@ def _of_one_process(operation: Operation) -> bool:
     return "node" in (operation.result or {})
 
 
-async def flush_usage(usage: Usage, every: float) -> None:
-    """Runs until cancelled; `every`: seconds."""
+async def flush_regularly(flush: Callable[[], Awaitable[None]], every: float) -> None:
+    """Runs until cancelled; `every`: seconds. For notes that are kept in memory until they are written."""
     while True:
         await asyncio.sleep(every)
-        with contextlib.suppress(StratamemError):  # counts that wait for the database are written next time
-            await usage.flush()
+        with contextlib.suppress(StratamemError):  # what waits for the database is written next time
+            await flush()

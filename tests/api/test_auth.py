@@ -108,6 +108,26 @@ def test_the_header_names_the_acting_agent(client: Any, container: Any) -> None:
     assert caller(container.sessions).agent_id == "ann"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/recall", {"query": "?"}),
+        ("/v1/sessions/s1/context", {"max_tokens": 9}),
+        ("/v1/chat/completions", {"model": "m", "memory_key": "s1", "messages": [{"role": "user", "content": "?"}]}),
+    ],
+)
+def test_a_header_and_a_body_that_name_two_agents_are_refused(client: Any, path: str, body: dict[str, Any]) -> None:
+    answer = client.post(path, json={**body, "agent_id": "bob"}, headers={"X-Agent-Id": "ann"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    assert "ann" in answer.json()["detail"]
+
+
+def test_an_agent_may_append_what_another_said(client: Any, container: Any) -> None:
+    event = {"role": "user", "content": "x", "agent_id": "bob"}
+    answer = client.post("/v1/sessions/s1/events", json={"events": [event]}, headers={"X-Agent-Id": "ann"})
+    assert answer.status_code == 201
+
+
 def test_a_bad_agent_id_is_bad_input(client: Any) -> None:
     answer = client.get("/v1/sessions", headers={"X-Agent-Id": "no spaces"})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")

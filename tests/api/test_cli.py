@@ -5,11 +5,12 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,36 @@ def test_a_key_is_printed_once_and_opens_the_database() -> None:
     assert len(plain.stdout.split()) == 1
 
 
+def test_keys_are_listed_and_revoked() -> None:
+    made = json.loads(run("keys", "create", "--name", "[red]Ann", "--days", "30", "--agent", "ann", "--json").stdout)
+    other = run("keys", "create", "--tenant", "acme").stdout.strip()
+    listed = json.loads(run("keys", "list", "--json").stdout)["items"]
+    assert [key["tenant_id"] for key in listed] == ["acme", "default"]
+    assert made["token"] not in str(listed)
+    assert "token" not in listed[0]
+    table = run("keys", "list", "--tenant", "default").stdout
+    for text in (made["prefix"], "[red]Ann", "agent ann", "valid", "never"):
+        assert text in table
+    assert other[:15] not in table
+    ended = run("keys", "revoke", other)  # the key itself will do
+    assert (ended.exit_code, other[3:15] in ended.stdout) == (0, True)
+    revoked = json.loads(run("keys", "revoke", made["key_id"], "--json").stdout)
+    assert revoked["revoked_at"] is not None
+    assert "revoked" in run("keys", "list", "--tenant", "acme").stdout
+    with closing(sqlite3.connect(Path(os.environ["STRATAMEM_DATA_DIR"]) / "stratamem.db")) as database:
+        noted = database.execute("SELECT tenant_id, action, subject, caller FROM audit ORDER BY number").fetchall()
+    assert noted == [
+        ("default", "keys.create", made["key_id"], None),
+        ("acme", "keys.create", other[3:15], None),
+        ("acme", "keys.revoke", other[3:15], None),
+        ("default", "keys.revoke", made["key_id"], None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
+        (("keys", "revoke", "sm_nosuchkey000"), 1, "no key"),
         (("keys", "create", "--scopes", "root"), 2, "not scopes"),
         (("keys", "create", "--tenant", "no spaces"), 1, "not an id"),
         (("worker",), 2, "STRATAMEM_BROKER_URL"),
@@ -130,7 +158,10 @@ def test_a_database_that_can_not_be_reached_is_one_line(command: str, url: str) 
     assert "database" in ended.stderr
 
 
-def test_an_open_address_without_a_key_is_refused_with_what_to_do() -> None:
+@pytest.mark.parametrize("revoked", [False, True])
+def test_an_open_address_without_a_key_is_refused_with_what_to_do(revoked: bool) -> None:
+    if revoked:
+        run("keys", "revoke", run("keys", "create").stdout.strip())
     ended = subprocess.run(
         [*COMMAND, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, text=True, timeout=90
     )

@@ -28,7 +28,8 @@ MARK = "xyzzy-marker"
 # The feed names what was purged by its key, so that followers forget it; it holds nothing else of it.
 NAMES_ONLY = {"changes"}
 # Without a session: key, node, ticket. A turn's ticket goes with the turn, which adds nothing to what was purged.
-NOT_OF_A_SESSION = {"keys", "followers", "turns"}
+# The audit names a session by its id, and stays: it proves who purged it.
+NOT_OF_A_SESSION = {"keys", "followers", "turns", "audit"}
 
 
 async def fill(tx, session_id, mark):
