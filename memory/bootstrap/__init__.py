@@ -37,7 +37,6 @@ from memory.bootstrap import engines, folders
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.indexes import VectorIndexes
-from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
 from memory.ports.notices import Notices
 from memory.services.abstracts import Abstracts

@@ -76,7 +76,7 @@ class Upkeep:
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, answers of old Idempotency-Keys, turns of killed processes, old moves and audit."""
+        """Forgets finished operations, answers of old Idempotency-Keys, moves, audit, and turns of killed processes."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
