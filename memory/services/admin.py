@@ -125,7 +125,7 @@ class Admin:
             counts = await tx.operations.counts(principal.tenant_id)
             reach = (
                 principal.reach if principal.limited else None
-            )  # an operator sees that something is done, no content
+            )  # operators see that it is done
             newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS, reach=reach)
         return {
             "counts": counts,
