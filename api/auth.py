@@ -33,14 +33,14 @@ _ActingAgent = Annotated[
 
 
 class Requires(HTTPBearer):
-    """A dependency: the caller, who has this scope. Raises Unauthenticated, RateLimited and Forbidden."""
+    """A dependency: the caller, who has one of these scopes. Raises Unauthenticated, RateLimited and Forbidden."""
 
-    def __init__(self, scope: KeyScope) -> None:
+    def __init__(self, *scopes: KeyScope) -> None:
         super().__init__(auto_error=False, scheme_name="key", description=f"A key (`sm_…`): {_HOW_TO}.")
-        self._scope = scope
+        self._scopes = scopes
 
     async def __call__(  # type: ignore[override]  # what an endpoint gets is the caller, not what the header says
-        self, request: Request, agent_id: _ActingAgent = None
+        self, request: Request, acting: _ActingAgent = None
     ) -> Principal:
         bearer = await super().__call__(request)
         token = None if bearer is None else bearer.credentials
@@ -48,9 +48,9 @@ class Requires(HTTPBearer):
         principal = await identify(container, token, request.headers.get("host", ""))
         await (await spent_by(request)).enter(container, principal)
         trail = await trail_of(request)
-        trail.enter(principal, self._scope, request.method)
-        access.require(principal, self._scope)
-        trail.principal = access.act_as(principal, agent_id)
+        trail.enter(principal, self._scopes, request.method)
+        access.require(principal, *self._scopes)
+        trail.principal = access.act_as(principal, acting)
         return trail.principal
 
 
@@ -75,6 +75,13 @@ async def identify(container: Container, token: str | None, host: str) -> Princi
             f" its own name point here): use http://127.0.0.1 or a key; {_HOW_TO}"
         )
     return Principal(DEFAULT_TENANT)
+
+
+async def check_still_valid(request: Request) -> None:
+    """Of a request that is being answered for long: does its key still hold? Raises Unauthenticated and Forbidden."""
+    bearer = await HTTPBearer(auto_error=False)(request)
+    token = None if bearer is None else bearer.credentials
+    await identify(request.app.state.container, token, request.headers.get("host", ""))
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 Entries are made of ids that were checked, route names and statuses: nothing that a client wrote into a body.
 """
 
+from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -28,9 +29,9 @@ class Trail:
         self._sessions: tuple[str, ...] = ()
         self._subject: str | None = None
 
-    def enter(self, principal: Principal, scope: KeyScope, method: str) -> None:
+    def enter(self, principal: Principal, scopes: Collection[KeyScope], method: str) -> None:
         self.principal = principal
-        self._looks = scope is KeyScope.READ or method in _LOOKING
+        self._looks = KeyScope.READ in scopes or method in _LOOKING
 
     def about(
         self, *session_ids: str | None, subject: str | None = None, by: Principal | None = None, writes: bool = False

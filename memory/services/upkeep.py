@@ -45,6 +45,7 @@ class Upkeep:
         self._clock = clock
         self._idle = idle
         self._retention = retention
+        self._leaves_traces = False
         self._audit_retention = audit_retention
 
     async def sweep(self) -> int:
@@ -67,20 +68,23 @@ class Upkeep:
                 gone = await tx.memories.expired(self._clock.now(), _BATCH)
                 await remove(tx, gone)
             removed += len(gone)
+            self._leaves_traces = self._leaves_traces or bool(gone)
             if len(gone) < _BATCH:
                 break
-        if removed:
+        if removed or self._leaves_traces:  # of a time when the files could not be cleaned
             await self._storage.erase_leftovers()
+            self._leaves_traces = False
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, answers of old Idempotency-Keys, turns of killed processes, and old audit."""
+        """Forgets finished operations, answers of old Idempotency-Keys, moves, audit, and turns of killed processes."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
             await tx.operations.forget(before)
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
+            await tx.moves.forget(before)
             await tx.audit.forget(now - self._audit_retention)
 
 
