@@ -2,11 +2,13 @@
 
 Keys are needed on any address but loopback, or everywhere with `auth=required`. Where none is needed, everybody is
 the tenant `default` with all scopes, and Bearer values that are not ours are ignored, because many clients always
-send one; a key of our own form is always checked, since its owner wants its tenant.
+send one; a key of our own form is always checked, since its owner wants its tenant, and where an issuer is set, so is
+a token.
 """
 
 import functools
 import ipaddress
+import re
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -21,6 +23,7 @@ from memory.domain.principals import DEFAULT_TENANT, KEY_PREFIX, KeyScope, Princ
 from memory.services import access
 
 _HOW_TO = "make one with `stratamem keys create` and send it as `Authorization: Bearer <key>`"
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", re.ASCII)
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 
 _ActingAgent = Annotated[
@@ -52,8 +55,13 @@ class Requires(HTTPBearer):
 
 
 async def identify(container: Container, token: str | None, host: str) -> Principal:
-    """Raises Unauthenticated, and Forbidden for a web page that found its way to a server without keys."""
+    """Raises Unauthenticated, IdentityUnavailable, and Forbidden for a web page that found a server without keys."""
     needed = container.settings.keys_needed
+    if token is not None and container.tokens is not None and _JWT.fullmatch(token):
+        named = await container.tokens.verify(token)
+        if named is None:
+            raise Unauthenticated("this token is not valid here: get a new one from its issuer, for this service")
+        return named
     if token is not None and (needed or token.startswith(KEY_PREFIX)):
         principal = await container.keys.authenticate(token)
         if principal is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from memory.adapters.identity.settings import OidcSettings
 from memory.adapters.jobs.settings import JobSettings
 from memory.adapters.models.settings import GenerationSettings, Precision
 from memory.adapters.sql.settings import DatabaseSettings
@@ -88,6 +89,7 @@ class Settings(BaseSettings):
     memories: MemorySettings = MemorySettings()
     limits: LimitSettings = LimitSettings()
     audit: AuditSettings = AuditSettings()
+    oidc: OidcSettings = OidcSettings()
 
     @field_validator("runtime_url", "runtime_key", "model", "models_dir", mode="before")
     @classmethod

@@ -5,9 +5,8 @@ closes what it opened, in reverse. `serving=False` is for workers: they write ro
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,15 +26,15 @@ from memory.adapters.models.runtime_http import RemoteRuntime
 from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.models.vqvae import LearnedCodec
 from memory.adapters.notices import LocalNotices
-from memory.adapters.quotas.windows import WindowCounter
 from memory.adapters.sql.notices import PostgresNotices
 from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
-from memory.bootstrap import engines, folders
+from memory.bootstrap import callers, engines, folders
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
+from memory.ports.identity import TokenVerifier
 from memory.ports.indexes import VectorIndexes
 from memory.ports.models import Embedder, Tokenizer
 from memory.ports.notices import Notices
@@ -73,7 +72,7 @@ from memory.services.streams import Streams
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
 from memory.services.turns import Turns
-from memory.services.upkeep import Upkeep, flush_regularly
+from memory.services.upkeep import Upkeep, flushed
 from memory.services.usage import Usage
 from memory.services.warming import Warming
 from memory.settings import Settings
@@ -108,6 +107,7 @@ class Container:
     tokenizer: Tokenizer
     longterm: LongTermTier
     keys: Keys
+    tokens: TokenVerifier | None
     quotas: Quotas
     audit: Audit
     health: Health
@@ -233,9 +233,9 @@ async def _wire(
         await longterm.start()
         stack.push_async_callback(indexes.close)
         await indexes.start()
-        stack.push_async_callback(_flushing(usage.flush))
-        stack.push_async_callback(_flushing(keys.flush))
-        stack.push_async_callback(_flushing(audit.flush, _FLUSH_AUDIT_EVERY))
+        await stack.enter_async_context(flushed(usage.flush, _FLUSH_EVERY))
+        await stack.enter_async_context(flushed(keys.flush, _FLUSH_EVERY))
+        await stack.enter_async_context(flushed(audit.flush, _FLUSH_AUDIT_EVERY))
     tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
     recall = Recall(
         storage=storage,
@@ -267,8 +267,9 @@ async def _wire(
         tokenizer=tokenizer,
         longterm=longterm,
         keys=keys,
+        tokens=callers.tokens(stack, settings.oidc),
         audit=audit,
-        quotas=Quotas(WindowCounter(settings.limits.counter_url), settings.limits),
+        quotas=callers.quotas(stack, settings.limits),
         health=Health(storage, jobs, embedder, longterm, generator),
         sessions=Sessions(storage, hot, clock, session_quota),
         agents=Agents(storage, clock),
@@ -362,18 +363,6 @@ def _codecs(
         lease=lease,
         settings=settings.codecs,
     )
-
-
-def _flushing(flush: Callable[[], Awaitable[None]], every: float = _FLUSH_EVERY) -> Callable[[], Awaitable[None]]:
-    task = asyncio.create_task(flush_regularly(flush, every))
-
-    async def stop() -> None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await flush()
-
-    return stop
 
 
 def _report_rebuild(tenant_id: str, reason: str) -> None:

@@ -35,6 +35,7 @@ StratamemError
     ├── StorageUnavailable
     ├── BrokerUnavailable
     ├── TooManyStreams      so many follow logs of this process already   429
+    ├── IdentityUnavailable the issuer of a token can't be asked
     ├── SessionBusy         other turns of the session take too long      409
     │   ├── TooManyTurns    so many of them wait already                  429
     │   └── TurnLost        silent for too long: another one has begun    409
@@ -247,6 +248,10 @@ class BrokerUnavailable(Retryable):
 class TooManyStreams(Retryable):
     code = "too_many_streams"
     status = 429
+
+
+class IdentityUnavailable(Retryable):
+    code = "identity_unavailable"
 
 
 class SessionBusy(Retryable):

@@ -30,7 +30,10 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller. `agent_id` is who it acts as; `bound` says that the key allows no other agent."""
+    """An authenticated caller. `agent_id` is who it acts as; `bound` says that the key allows no other agent.
+
+    `subject`: whom a token of another issuer names; such a caller has no key.
+    """
 
     tenant_id: str
     scopes: frozenset[KeyScope] = ALL_SCOPES
@@ -38,6 +41,7 @@ class Principal:
     bound: bool = False
     session_ids: frozenset[str] | None = None
     key_id: str | None = None
+    subject: str | None = None
 
     def acting_as(self, agent_id: str | None) -> "Principal":
         return self if agent_id is None else replace(self, agent_id=agent_id)
@@ -48,8 +52,8 @@ class Principal:
 
     @property
     def caller_id(self) -> str | None:
-        """Who is counted and noted: the key; None: nobody had to say who he is."""
-        return self.key_id
+        """Who is counted and noted: the key, or whom a token names; None: nobody had to say who he is."""
+        return f"sub:{self.subject}" if self.subject is not None else self.key_id
 
     @property
     def limited(self) -> bool:

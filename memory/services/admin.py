@@ -123,9 +123,7 @@ class Admin:
     async def jobs(self, principal: Principal) -> dict[str, Any]:
         async with self._storage.read() as tx:
             counts = await tx.operations.counts(principal.tenant_id)
-            reach = (
-                principal.reach if principal.limited else None
-            )  # operators see that it is done
+            reach = principal.reach if principal.limited else None  # operators see that it is done
             newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS, reach=reach)
         return {
             "counts": counts,

@@ -45,7 +45,7 @@ class LimitSettings(BaseModel):
     key_requests_per_minute: int | None = Field(default=None, ge=1, description="Of one key.")
     key_bytes_per_minute: int | None = Field(default=None, ge=1, description="Of one key: bytes of what it sends.")
     key_tokens_per_day: int | None = Field(
-        default=None, ge=1, description="Of one key: tokens that are kept, embedded, read and written for it."
+        default=None, ge=1, description="Of one key: tokens that are kept, embedded, or read and written by a model."
     )
     tenant_requests_per_minute: int | None = Field(default=None, ge=1, description="Of all of a tenant.")
     tenant_bytes_per_minute: int | None = Field(default=None, ge=1, description="Of all of a tenant.")

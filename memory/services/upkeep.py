@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from memory.domain.errors import StratamemError
@@ -92,8 +93,20 @@ def _of_one_process(operation: Operation) -> bool:
     return "node" in (operation.result or {})
 
 
-async def flush_regularly(flush: Callable[[], Awaitable[None]], every: float) -> None:
-    """Runs until cancelled; `every`: seconds. For notes that are kept in memory until they are written."""
+@asynccontextmanager
+async def flushed(flush: Callable[[], Awaitable[None]], every: float) -> AsyncIterator[None]:
+    """Within it, notes that are kept in memory are written every so many seconds, and once more at its end."""
+    task = asyncio.create_task(_flush_regularly(flush, every))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await flush()
+
+
+async def _flush_regularly(flush: Callable[[], Awaitable[None]], every: float) -> None:
     while True:
         await asyncio.sleep(every)
         with contextlib.suppress(StratamemError):  # what waits for the database is written next time

@@ -146,6 +146,7 @@ class FakeContainer:
         self.now = NOON
         self.store = KeyStore()
         self.keys = Keys(self.store, self.store, fixed_clock())  # type: ignore[arg-type]
+        self.tokens = None
         self.quotas = Quotas(WindowCounter(None), settings.limits)
         self.trail = AuditStore()
         self.audit = Audit(self.trail, fixed_clock())  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from api.cli import app
+from tests.unit.memory.adapters.identity.issuer import AUDIENCE, issuing
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from api.cli import app; app()"]
@@ -197,6 +198,22 @@ def test_an_open_address_with_a_key_lets_its_bearer_in() -> None:
         url = url.replace("0.0.0.0", "127.0.0.1")
         assert httpx.get(f"{url}/v1/sessions").status_code == 401
         assert httpx.get(f"{url}/v1/sessions", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_an_open_address_with_an_issuer_needs_no_key_and_lets_in_whom_it_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with issuing() as issuer:
+        monkeypatch.setenv("STRATAMEM_OIDC__ISSUER", issuer.url)
+        monkeypatch.setenv("STRATAMEM_OIDC__AUDIENCE", AUDIENCE)
+        with serving("--host", "0.0.0.0") as (_process, url):
+            url = url.replace("0.0.0.0", "127.0.0.1") + "/v1/sessions"
+            reader = issuer.token(scope="stratamem:read")
+            for token, status in ((reader, 200), (issuer.token(aud="another"), 401), ("sm_no", 401)):
+                assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == status
+            assert httpx.get(url).status_code == 401
+            refused = httpx.post(url, json={}, headers={"Authorization": f"Bearer {reader}"})
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,8 +13,10 @@ MINUTE = Allowance(Holder.KEY, Resource.REQUESTS, 3, 60)
 
 
 @pytest.fixture(params=["process", "redis"])
-def counter(request):
-    return WindowCounter(None if request.param == "process" else request.getfixturevalue("redis_url"))
+async def counter(request):
+    made = WindowCounter(None if request.param == "process" else request.getfixturevalue("redis_url"))
+    yield made
+    await made.close()
 
 
 @pytest.fixture
@@ -59,6 +61,8 @@ async def test_two_processes_see_one_number_in_a_redis(redis_url, who):
     here, there = WindowCounter(redis_url), WindowCounter(redis_url)
     await here.add(MINUTE, who, 2)
     assert (await there.add(MINUTE, who, 1)).used == 3
+    for one in (here, there):
+        await one.close()
 
 
 async def test_while_the_redis_is_away_each_process_counts_alone_and_says_so_once(who, caplog):

@@ -3,11 +3,13 @@
 import logging
 import math
 import time
+from typing import Any
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, Storage
 from limits.errors import StorageError
 from limits.storage import storage_from_string
+from redis.asyncio import ConnectionPool
 
 from memory.domain.quotas import Allowance, Standing
 
@@ -24,7 +26,8 @@ class WindowCounter:
 
     def __init__(self, url: str | None) -> None:
         self._own = MemoryStorage()
-        self._shared: Storage | None = None if url is None else _shared(url)
+        self._pool: ConnectionPool | None = None if url is None else _pool(url)
+        self._shared: Storage | None = None if url is None else _shared(url, self._pool)
         self._complained = -math.inf
 
     async def add(self, allowance: Allowance, who: str, cost: int) -> Standing:
@@ -32,6 +35,10 @@ class WindowCounter:
 
     async def look(self, allowance: Allowance, who: str) -> Standing:
         return await self._asked(allowance, who, 0)
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.aclose()
 
     async def _asked(self, allowance: Allowance, who: str, cost: int) -> Standing:
         if self._shared is not None:
@@ -49,9 +56,13 @@ class WindowCounter:
             logger.warning("the shared counter of limits can't be asked (%s): this process counts alone", kind)
 
 
-def _shared(url: str) -> Storage:
-    wait = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
-    made = storage_from_string(f"async+{url}", implementation="redispy", wrap_exceptions=True, **wait)
+def _pool(url: str) -> ConnectionPool:
+    return ConnectionPool.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+
+
+def _shared(url: str, pool: ConnectionPool | None) -> Storage:
+    options: dict[str, Any] = {"implementation": "redispy", "wrap_exceptions": True, "connection_pool": pool}
+    made = storage_from_string(f"async+{url}", **options)
     assert isinstance(made, Storage)
     return made
 
