@@ -1,4 +1,4 @@
-"""The last hundred turns as clustered vectors of 256 dimensions.
+"""The last hundred turns, clustered: 256 dimensions choose the clusters, all dimensions compare their members.
 
 Segments and centroids are rows of the database; each process keeps the sessions it was asked about in memory, under
 the session's `semantic_version`. A cluster holds segments of one visibility class only.
@@ -39,7 +39,9 @@ _PASSED_BY = 2
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """One session in memory. centroids: [c, 256]; members: the segments' vectors [n, 256]; of_cluster: int [n].
+    """One session in memory. centroids: [c, 256]; members: the segments' vectors, float16 [n, d]; of_cluster: int [n].
+
+    As they are stored, members take less room than as float32 in 256 dimensions, and their cosines are exact.
 
     version: of all the sessions that it was made of.
     """
@@ -48,7 +50,7 @@ class _Held:
     audiences: tuple[str, ...]
     centroids: Floats
     items: NDArray[np.int64]
-    members: Floats
+    members: NDArray[np.float16]
     of_cluster: NDArray[np.int64]
 
 
@@ -64,7 +66,7 @@ class _Plan:
 
 class SemanticTier:
     name: ClassVar = TierName.SEMANTIC
-    holds: ClassVar = "segments of recent turns in 256 dimensions, clustered"
+    holds: ClassVar = "segments of recent turns, clustered in 256 dimensions"
     bound: ClassVar = "semantic_turns' worth of segments, at most 2,048 centroids a session"
 
     def __init__(self, *, storage: Storage, embedder: Embedder, settings: SemanticSettings, clock: Clock) -> None:
@@ -192,7 +194,7 @@ class SemanticTier:
         async with self._storage.read() as tx:
             counts = await tx.segments.counts(tenant_id)
             clusters = await tx.clusters.count(tenant_id)
-        size = counts["held"] * policy.DIMENSIONS * 2
+        size = counts["held"] * self._embedder.dimensions * 2
         return TierStats(
             counts["held"], size, counts["pending"], {"clusters": clusters, "segments": counts["segments"]}
         )
@@ -337,7 +339,7 @@ class SemanticTier:
             audiences=tuple(cluster.audience for cluster in clusters),
             centroids=policy.unit(_sums(clusters, self._width())),
             items=np.array([segment.item for segment in segments], np.int64),
-            members=self._projected([segment.vector for segment in segments]),
+            members=self._stored([segment.vector for segment in segments]),
             of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
         )
 
@@ -351,7 +353,8 @@ class SemanticTier:
         probed = [at for at in np.argsort(-near)[: self._settings.probes] if visible[at]]
         chosen = np.flatnonzero(np.isin(held.of_cluster, probed))
         best: dict[int, float] = {}
-        for item, cosine in zip(held.items[chosen].tolist(), (held.members[chosen] @ query).tolist(), strict=True):
+        cosines = held.members[chosen].astype(np.float32) @ vector
+        for item, cosine in zip(held.items[chosen].tolist(), cosines.tolist(), strict=True):
             best[item] = max(best.get(item, -1.0), cosine)
         return best
 
@@ -368,8 +371,10 @@ class SemanticTier:
         return room.departures(held, vectors, last_seq=session.last_seq, capacity=capacity, policy=policy_name)
 
     def _projected(self, vectors: Sequence[bytes]) -> Floats:
-        full = np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), self._embedder.dimensions)
-        return policy.project(full.astype(np.float32), self._onto())
+        return policy.project(self._stored(vectors).astype(np.float32), self._onto())
+
+    def _stored(self, vectors: Sequence[bytes]) -> NDArray[np.float16]:
+        return np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), self._embedder.dimensions)
 
     def _width(self) -> int:
         return int(self._onto().shape[1])
