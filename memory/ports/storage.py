@@ -19,6 +19,7 @@ from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
+from memory.ports.spaces import SpaceRepository
 from memory.ports.turns import TurnRepository
 
 
@@ -302,6 +303,8 @@ class UnitOfWork(Protocol):
     def versions(self) -> VersionRepository: ...
     @property
     def segments(self) -> SegmentRepository: ...
+    @property
+    def spaces(self) -> SpaceRepository: ...
     @property
     def clusters(self) -> ClusterRepository: ...
     @property

@@ -10,7 +10,8 @@ from memory.domain.operations import Operation, OperationKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
 from memory.services.keeping import remove
-from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE
+from memory.services.reembedding import drop_others
+from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE, REEMBED
 from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ _FIRST_STEP = {
     OperationKind.VERIFY: INDEXES,
     OperationKind.CODEC: CODEC,
     OperationKind.FORGET: FORGET,
+    OperationKind.REEMBED: REEMBED,
 }
 _BATCH = 500
 _LAPSED = timedelta(hours=1)
@@ -65,13 +67,18 @@ class Upkeep:
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, the answers of old Idempotency-Keys, and turns that a killed process left."""
+        """Forgets finished operations, the answers of old Idempotency-Keys, turns that a killed process left, and the
+        vectors of embedding models that were replaced."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
             await tx.operations.forget(before)
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
+        async with self._storage.read() as tx:
+            tenants = await tx.tenants.ids()
+        for tenant_id in tenants:
+            await drop_others(self._storage, tenant_id)
 
 
 def _of_one_process(operation: Operation) -> bool:

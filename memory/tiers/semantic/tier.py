@@ -6,7 +6,7 @@ the session's `semantic_version`. A cluster holds segments of one visibility cla
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from memory.domain.recall import TierName
 from memory.domain.segments import Cluster, TierSegment
 from memory.domain.sessions import Session
 from memory.ports.jobs import Clock
-from memory.ports.models import Embedder
+from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
 from memory.tiers.scan import Words, candidates, matching
@@ -62,12 +62,12 @@ class SemanticTier:
     holds: ClassVar = "segments of recent turns in 256 dimensions, clustered"
     bound: ClassVar = "semantic_turns' worth of segments, at most 2,048 centroids a session"
 
-    def __init__(self, *, storage: Storage, embedder: Embedder, settings: SemanticSettings, clock: Clock) -> None:
+    def __init__(self, *, storage: Storage, spaces: Spaces, settings: SemanticSettings, clock: Clock) -> None:
         self._storage = storage
-        self._embedder = embedder
+        self._spaces = spaces
         self._settings = settings
         self._clock = clock
-        self._projection: Floats | None = None
+        self._projections: dict[int, Floats] = {}
         self._cached: OrderedDict[int, _Held] = OrderedDict()
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
@@ -75,11 +75,14 @@ class SemanticTier:
 
         What is much too old to stay is passed by.
         """
-        if session_key is None:
-            return 0
+        return await _repeated(self._absorbed, tenant_id, session_key)
+
+    async def _absorbed(self, tenant_id: str, session_key: int) -> int | None:
+        """None: somebody changed the clusters meanwhile."""
+        space = self._spaces.of(tenant_id).space
         async with self._storage.read() as tx:
             session = (await tx.sessions.by_keys([session_key])).get(session_key)
-            new = await tx.segments.newest(session_key, self._embedder.space, _PAGE) if session else []
+            new = await tx.segments.newest(session_key, space, _PAGE) if session else []
             known = await tx.clusters.of_session(session_key) if new else []
         if session is None or not new:
             return 0
@@ -90,8 +93,10 @@ class SemanticTier:
             joining = [s for s in new if s.audience == audience and s.turn > oldest]
             plans.append((audience, await asyncio.to_thread(self._planned, clusters, joining)))
         async with self._storage.write() as tx:
+            if not await _still_in(tx, tenant_id, space):
+                return 0
             if not await self._unchanged(tx, session):
-                return await self.absorb(tenant_id, session_key)
+                return None
             await tx.segments.hold({segment.segment_key: None for segment in new if segment.turn <= oldest})
             for audience, plan in plans:
                 await self._join(tx, session_key, audience, plan)
@@ -101,7 +106,7 @@ class SemanticTier:
     async def recall(self, question: Question) -> Candidates:
         """Probes the nearest centroids of each session in scope, then compares their members."""
         scope = question.scope
-        vector = await question.vector()
+        vector = await question.vector() if question.space == self._spaces.of(scope.tenant_id).space else None
         async with self._storage.read() as tx:
             keys = scope.session_keys
             if keys is None:
@@ -122,25 +127,30 @@ class SemanticTier:
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """LRU and similarity: beyond `semantic_turns`' worth of segments, the least valuable leave."""
-        if session_key is None:
-            return 0
+        return await _repeated(self._evicted, tenant_id, session_key)
+
+    async def _evicted(self, tenant_id: str, session_key: int) -> int | None:
+        """None: somebody changed the clusters meanwhile."""
+        space = self._spaces.of(tenant_id).space
         async with self._storage.read() as tx:
             session = (await tx.sessions.by_keys([session_key])).get(session_key)
-            held = await tx.segments.held(session_key, self._embedder.space) if session else []
+            held = await tx.segments.held(session_key, space) if session else []
             clusters = await tx.clusters.of_session(session_key) if held else []
             if session is None:
                 return 0
             # `semantic_turns` turns' worth: as many segments as the newest turns have, held or not.
             oldest = session.turns - session.semantic_turns
-            room = await tx.segments.since_turn(session_key, self._embedder.space, oldest)
+            room = await tx.segments.since_turn(session_key, space, oldest)
         surplus = len(held) - room
         gone = [held[at] for at in await asyncio.to_thread(self._leaving, held, surplus)]
         if not gone:
             return 0
         changed = await asyncio.to_thread(self._without, clusters, gone)
         async with self._storage.write() as tx:
+            if not await _still_in(tx, tenant_id, space):
+                return 0
             if not await self._unchanged(tx, session):
-                return await self.evict(tenant_id, session_key)
+                return None
             await tx.segments.hold({segment.segment_key: None for segment in gone})
             await tx.clusters.set({key: value for key, value in changed.items() if value[1] > 0})
             await tx.clusters.remove([key for key, value in changed.items() if value[1] <= 0])
@@ -173,7 +183,7 @@ class SemanticTier:
         async with self._storage.read() as tx:
             for session in sessions:
                 sizes = {c.cluster_key: c.size for c in await tx.clusters.of_session(session.session_key)}
-                for segment in await tx.segments.held(session.session_key, self._embedder.space):
+                for segment in await tx.segments.held(session.session_key, self._space_of(session)):
                     sizes[segment.cluster_key or 0] = sizes.get(segment.cluster_key or 0, 0) - 1
                 if any(sizes.values()):
                     problems.append(f"session '{session.session_id}': cluster sizes differ from their members")
@@ -184,7 +194,7 @@ class SemanticTier:
         async with self._storage.write() as tx:
             if await tx.sessions.locked_by_key(session_key) is None:
                 return
-            await tx.segments.unsee(session_key, self._embedder.space)
+            await tx.segments.unsee(session_key, self._spaces.of(tenant_id).space)
             await tx.clusters.remove([cluster.cluster_key for cluster in await tx.clusters.of_session(session_key)])
             await tx.sessions.bump_semantic(session_key)
         while await self.absorb(tenant_id, session_key):
@@ -197,10 +207,11 @@ class SemanticTier:
         return current is None or current.semantic_version == session.semantic_version
 
     def _planned(self, known: Sequence[Cluster], new: Sequence[TierSegment]) -> "_Plan":
-        before = policy.Clustering(_sums(known, self._width()), np.array([c.size for c in known], np.int64))
+        sums, segments = _sums(known), self._projected([segment.vector for segment in new])
+        sums, segments = sums if known else segments[:0], segments if new else sums[:0]
         after, joined = policy.assign(
-            before,
-            self._projected([segment.vector for segment in new]),
+            policy.Clustering(sums, np.array([c.size for c in known], np.int64)),
+            segments,
             per_cluster=self._settings.segments_per_cluster,
             most=self._settings.max_clusters,
             join_similarity=self._settings.join_similarity,
@@ -233,7 +244,7 @@ class SemanticTier:
 
     async def _held(self, tx: UnitOfWork, session: Session) -> _Held:
         cached = self._cached.get(session.session_key)
-        version = await _version(tx, session)
+        version = (self._space_of(session), *await _version(tx, session))
         if cached is None or cached.version != version:
             clusters, segments = await self.holdings(tx, session)
             cached = self._arranged(version, clusters, segments)
@@ -249,8 +260,8 @@ class SemanticTier:
         A cluster of another session is as the fork sees it: with those of its members that lie before the fork.
         """
         clusters = await tx.clusters.of_session(session.session_key)
-        segments = await tx.segments.held(session.session_key, self._embedder.space)
-        inherited = await tx.segments.held_elsewhere(session, self._embedder.space)
+        segments = await tx.segments.held(session.session_key, self._space_of(session))
+        inherited = await tx.segments.held_elsewhere(session, self._space_of(session))
         if inherited:
             clusters += await asyncio.to_thread(self._as_seen, session.session_key, inherited)
         return clusters, segments + inherited
@@ -272,7 +283,7 @@ class SemanticTier:
         return _Held(
             version=version,
             audiences=tuple(cluster.audience for cluster in clusters),
-            centroids=policy.unit(_sums(clusters, self._width())),
+            centroids=policy.unit(_sums(clusters)),
             items=np.array([segment.item for segment in segments], np.int64),
             members=self._projected([segment.vector for segment in segments]),
             of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
@@ -282,7 +293,7 @@ class SemanticTier:
         """The cosine of each member of the nearest visible centroids, by item."""
         if vector is None or not len(held.centroids):
             return {}
-        query = policy.project(vector[None, :], self._onto())[0]
+        query = policy.project(vector[None, :], self._onto(len(vector)))[0]
         visible = np.array([audience in scope.audiences for audience in held.audiences], np.bool_)
         near = np.where(visible, held.centroids @ query, -np.inf)
         probed = [at for at in np.argsort(-near)[: self._settings.probes] if visible[at]]
@@ -305,16 +316,32 @@ class SemanticTier:
         return [int(at) for at in gone]
 
     def _projected(self, vectors: Sequence[bytes]) -> Floats:
-        full = np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), self._embedder.dimensions)
-        return policy.project(full.astype(np.float32), self._onto())
+        if not vectors:
+            return np.zeros((0, 0), np.float32)
+        full = np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), -1)
+        return policy.project(full.astype(np.float32), self._onto(full.shape[1]))
 
-    def _width(self) -> int:
-        return int(self._onto().shape[1])
+    def _onto(self, dimensions: int) -> Floats:
+        if dimensions not in self._projections:
+            self._projections[dimensions] = policy.projection(dimensions)
+        return self._projections[dimensions]
 
-    def _onto(self) -> Floats:
-        if self._projection is None:
-            self._projection = policy.projection(self._embedder.dimensions)
-        return self._projection
+    def _space_of(self, session: Session) -> str:
+        return self._spaces.of(session.tenant_id).space
+
+
+async def _repeated(work: Callable[[str, int], Awaitable[int | None]], tenant_id: str, session_key: int | None) -> int:
+    """Until nobody came between. Never within the unit of work that noticed: the next one would wait for it."""
+    if session_key is None:
+        return 0
+    while (done := await work(tenant_id, session_key)) is None:
+        pass
+    return done
+
+
+async def _still_in(tx: UnitOfWork, tenant_id: str, space: str) -> bool:
+    """Whether the tenant is in this space, and stays there until the unit of work ends."""
+    return await tx.spaces.of(tenant_id, held=True) in (None, space)
 
 
 async def _version(tx: UnitOfWork, session: Session) -> tuple[object, ...]:
@@ -325,6 +352,8 @@ async def _version(tx: UnitOfWork, session: Session) -> tuple[object, ...]:
     return (session.semantic_version, session.inherited, *versions)
 
 
-def _sums(clusters: Sequence[Cluster], dimensions: int) -> Floats:
+def _sums(clusters: Sequence[Cluster]) -> Floats:
+    if not clusters:
+        return np.zeros((0, 0), np.float32)
     raw = b"".join(cluster.centroid for cluster in clusters)
-    return np.frombuffer(raw, "<f4").reshape(len(clusters), dimensions)
+    return np.frombuffer(raw, "<f4").reshape(len(clusters), -1)

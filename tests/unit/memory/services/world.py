@@ -15,6 +15,7 @@ from memory.services.history import History
 from memory.services.memories import Memories
 from memory.services.policies import Policies
 from memory.services.secrets import TenantSecrets
+from memory.services.spaces import TenantSpaces
 from memory.services.usage import Usage
 from memory.testing import SettableClock, WordHashEmbedder, WordTokenizer
 
@@ -28,6 +29,12 @@ def memory(text, **options):
 
 
 @dataclass
+class Models:
+    embedder: WordHashEmbedder
+    tokenizer: WordTokenizer
+
+
+@dataclass
 class World:
     storage: Storage
     clock: SettableClock = field(default_factory=SettableClock)
@@ -36,6 +43,7 @@ class World:
 
     def __post_init__(self):
         secrets, tokenizer = TenantSecrets(self.storage, self.clock), WordTokenizer()
+        self.spaces = TenantSpaces(Models(self.embedder, tokenizer))
         self.jobs = RecordingQueue()
         self.usage = Usage(self.storage, self.clock)
         self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock, self.usage)
@@ -43,18 +51,17 @@ class World:
         self.forgetting = Forgetting(storage=self.storage, tiers=(), jobs=self.jobs, clock=self.clock, lease=LEASE)
         self.policies = Policies(
             storage=self.storage,
-            space=self.embedder.space,
+            spaces=self.spaces,
             forgetting=self.forgetting,
             usage=self.usage,
             jobs=self.jobs,
             clock=self.clock,
             lease=LEASE,
         )
-        self.duplicates = Duplicates(self.storage, self.embedder.space, self.clock, LEASE, 0.9)
+        self.duplicates = Duplicates(self.storage, self.spaces, self.clock, LEASE, 0.9)
         self.consolidation = Consolidation(
             storage=self.storage,
-            embedder=self.embedder,
-            tokenizer=tokenizer,
+            spaces=self.spaces,
             tiers=(),
             jobs=self.jobs,
             secrets=secrets,
