@@ -248,7 +248,7 @@ async def _wire(
         tokenizer=tokenizer,
         longterm=longterm,
         keys=Keys(storage, secrets, clock),
-        health=Health(storage, jobs, embedder, longterm, generator),
+        health=Health(storage, jobs, embedder, longterm, generator, words_only=lambda: spaces.words_only),
         sessions=Sessions(storage, hot, clock),
         events=events,
         recall=recall,
