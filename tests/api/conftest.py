@@ -107,6 +107,7 @@ class FakeContainer:
         self.sessions, self.events, self.recall, self.context = Service(), Service(), Service(), Service()
         self.memories, self.forgetting, self.operations, self.admin = Service(), Service(), Service(), Service()
         self.kv, self.history, self.indexes, self.policies = Service(), Service(), Service(), Service()
+        self.reembedding = Service()
 
 
 def make_session(key: int = 1, **changes: Any) -> Session:
