@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 import api.admin.endpoints
+import api.agents.endpoints
 import api.chat.endpoints
 import api.context.endpoints
 import api.events.endpoints
@@ -36,6 +37,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     api.memories.endpoints.router,
     api.chat.endpoints.router,
     api.sessions.endpoints.router,
+    api.agents.endpoints.router,
     api.kv.endpoints.router,
     api.operations.endpoints.router,
     api.health.endpoints.router,

@@ -29,20 +29,20 @@ _ActingAgent = Annotated[
 
 
 class Requires(HTTPBearer):
-    """A dependency: the caller, who has this scope. Raises Unauthenticated and Forbidden."""
+    """A dependency: the caller, who has one of these scopes. Raises Unauthenticated and Forbidden."""
 
-    def __init__(self, scope: KeyScope) -> None:
+    def __init__(self, *scopes: KeyScope) -> None:
         super().__init__(auto_error=False, scheme_name="key", description=f"A key (`sm_…`): {_HOW_TO}.")
-        self._scope = scope
+        self._scopes = scopes
 
     async def __call__(  # type: ignore[override]  # what an endpoint gets is the caller, not what the header says
-        self, request: Request, agent_id: _ActingAgent = None
+        self, request: Request, acting: _ActingAgent = None
     ) -> Principal:
         bearer = await super().__call__(request)
         token = None if bearer is None else bearer.credentials
         principal = await identify(request.app.state.container, token, request.headers.get("host", ""))
-        access.require(principal, self._scope)
-        return access.act_as(principal, agent_id)
+        access.require(principal, *self._scopes)
+        return access.act_as(principal, acting)
 
 
 async def identify(container: Container, token: str | None, host: str) -> Principal:
@@ -61,6 +61,13 @@ async def identify(container: Container, token: str | None, host: str) -> Princi
             f" its own name point here): use http://127.0.0.1 or a key; {_HOW_TO}"
         )
     return Principal(DEFAULT_TENANT)
+
+
+async def check_still_valid(request: Request) -> None:
+    """Of a request that is being answered for long: does its key still hold? Raises Unauthenticated and Forbidden."""
+    bearer = await HTTPBearer(auto_error=False)(request)
+    token = None if bearer is None else bearer.credentials
+    await identify(request.app.state.container, token, request.headers.get("host", ""))
 
 
 @functools.lru_cache(maxsize=256)

@@ -60,7 +60,12 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         if settings.embedded:
             await stack.enter_async_context(embedded_workers(container))
         server = Server(create_app(container), lambda: announce(base_url(settings.host, listener)))
-        stack.enter_context(on_signals(server.stop))
+
+        def stop() -> None:
+            container.streams.end()  # the server waits for answers that go on for ever
+            server.stop()
+
+        stack.enter_context(on_signals(stop))
         # The half million objects of the libraries live as long as the process: a collection need not walk them.
         gc.freeze()
         await server.serve(sockets=[listener])

@@ -8,14 +8,13 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from api.chat.answers import ChatAnswer, EmbeddingsAnswer, ModelAnswer, ModelsAnswer, Reply, UsageAnswer
 from api.chat.schemas import ChatRequest, EmbeddingsRequest
 from api.deps import App, Reader
 from api.errors import OpenAIProblem, openai_error, problems
+from api.streaming import EventStream
 from memory.domain.errors import StratamemError, UnknownModel
 from memory.domain.generation import Chunk, Delta, Finished
 from memory.domain.ids import new_id
@@ -81,21 +80,7 @@ async def complete(app: App, caller: Reader, body: ChatRequest, request: Request
             request, anext(turn.chunks)
         )  # what can't be begun is answered with a status, not inside a stream
         kept = stack.pop_all()
-    return _Stream(kept, _pieces(turn, first, reply, body))
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events. However it ends, read to the end or not even begun, `stack` is left: it holds the turn."""
-
-    def __init__(self, stack: AsyncExitStack, pieces: AsyncGenerator[str, None]) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(pieces, media_type="text/event-stream", headers=headers)
-        self._stack = stack
-        self._stack.push_async_callback(pieces.aclose)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._stack:
-            await super().__call__(scope, receive, send)
+    return EventStream(kept, _pieces(turn, first, reply, body))
 
 
 async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
@@ -123,7 +108,7 @@ async def _whole(turn: Turn, reply: Reply) -> ChatAnswer:
     raise AssertionError("an answer without an end")
 
 
-async def _pieces(turn: Turn, first: Chunk, reply: Reply, body: ChatRequest) -> AsyncGenerator[str, None]:
+async def _pieces(turn: Turn, first: Chunk, reply: Reply, body: ChatRequest) -> AsyncGenerator[str | bytes, None]:
     yield _event(reply.opening().model_dump_json())
     try:
         async for piece in _with_first(first, turn):

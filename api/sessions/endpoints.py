@@ -1,4 +1,4 @@
-"""Create, fork, read, list, change and purge sessions."""
+"""Create, fork, summarise, read, list, change and purge sessions."""
 
 from typing import Annotated
 
@@ -7,10 +7,11 @@ from fastapi import APIRouter, Query, Response
 from api import purges
 from api.deps import App, IfMatch, PageParameters, Reader, SessionId, Writer
 from api.errors import problems
+from api.memories.schemas import AddedMemory
 from api.operations.schemas import OperationAnswer
 from api.paging import Page
 from api.purges import ReceiptAnswer
-from api.sessions.schemas import CreateSession, ForkSession, PatchSession, SessionAnswer
+from api.sessions.schemas import CreateSession, ForkSession, PatchSession, SessionAnswer, SummariseSession
 from memory.domain.ids import new_id
 from memory.services.sessions import SessionView
 
@@ -36,6 +37,25 @@ async def fork(
     wanted = body or ForkSession()
     fork_id = wanted.session_id or new_id()
     return _created(await app.sessions.fork(caller, session_id, fork_id, wanted.at_seq), response)
+
+
+@router.post(
+    "/{session_id}/summary",
+    status_code=201,
+    summary="Have the model summarise what was said recently",
+    responses=problems(404, 409),
+)
+async def summarise(
+    app: App, caller: Writer, session_id: SessionId, response: Response, body: SummariseSession | None = None
+) -> AddedMemory:
+    """A memory of kind `summary` with the events that it was made of (`source`): it goes when they are purged.
+
+    Made of the key sentences of what the semantic tier holds, session-visible text only.
+    """
+    added = await app.abstracts.write(caller, session_id, (body or SummariseSession()).words)
+    response.headers["ETag"] = added.memory.etag
+    response.headers["Location"] = f"/v1/memories/{added.memory.memory_id}"
+    return AddedMemory.of(added)
 
 
 @router.get("", summary="List sessions, newest first", responses=problems())

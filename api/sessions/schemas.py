@@ -33,6 +33,10 @@ class ForkSession(Body):
     at_seq: Count | None = Field(default=None, description="The last event that it shares; all of them when absent.")
 
 
+class SummariseSession(Body):
+    words: Annotated[int, Field(strict=True, ge=20, le=1_000)] = Field(default=150, description="At most, about.")
+
+
 class PatchSession(Body):
     """Only what is sent changes; `title: null` removes the title."""
 
@@ -78,6 +82,7 @@ class SessionAnswer(Answer):
     forked_from: str | None = Field(
         default=None, exclude_if=absent, description="Unless it is no fork or that is gone."
     )
+    closed: bool = Field(description="To all but the agents that it lists.")
     tiers: Tiers
 
     @classmethod
@@ -95,6 +100,7 @@ class SessionAnswer(Answer):
             event_count=session.event_count,
             token_count=session.token_count,
             forked_from=view.forked_from,
+            closed=session.closed,
             tiers=Tiers(
                 hot=HotTier(tokens=held.hot_tokens, blocks=held.hot_blocks),
                 semantic=SemanticTier(segments=held.semantic_segments, clusters=held.semantic_clusters),

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from memory.adapters.clock import SystemClock
 from memory.adapters.codecs.plain import Int8
@@ -25,26 +24,30 @@ from memory.adapters.lexical.tantivy_index import TantivyIndexes
 from memory.adapters.models.runtime_http import RemoteRuntime
 from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.models.vqvae import LearnedCodec
-from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
-from memory.adapters.sql.storage import SqlStorage
+from memory.adapters.notices import LocalNotices
+from memory.adapters.sql.notices import PostgresNotices
+from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
-from memory.bootstrap import embedders, engines
-from memory.domain.errors import TierUnavailable
+from memory.bootstrap import embedders, engines, folders
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.indexes import VectorIndexes
-from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Models, Tokenizer
+from memory.ports.notices import Notices
+from memory.services.abstracts import Abstracts
 from memory.services.activity import Activity
 from memory.services.admin import Admin
+from memory.services.agents import Agents
+from memory.services.clusters import Clusters
 from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
 from memory.services.context import Contexts
 from memory.services.duplicates import Duplicates
 from memory.services.embeddings import Embeddings
 from memory.services.events import Events
+from memory.services.evictions import Evictions
 from memory.services.forgetting import Forgetting
 from memory.services.generation import Generation
 from memory.services.health import Health
@@ -63,6 +66,7 @@ from memory.services.reembedding import Reembedding
 from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
 from memory.services.spaces import TenantSpaces
+from memory.services.streams import Streams
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
 from memory.services.turns import Turns
@@ -93,13 +97,16 @@ class Container:
     keys: Keys
     health: Health
     sessions: Sessions
+    agents: Agents
     events: Events
+    streams: Streams
     recall: Recall
     context: Contexts
     embeddings: Embeddings
     generation: Generation
     kv: KV
     memories: Memories
+    abstracts: Abstracts
     history: History
     operations: Operations
     forgetting: Forgetting
@@ -111,6 +118,7 @@ class Container:
     codecs: Codecs
     upkeep: Upkeep
     admin: Admin
+    evictions: Evictions
     traffic: Traffic
 
 
@@ -144,7 +152,7 @@ async def build(
             former = await embedders.former(stack, settings, traffic, storage, models)
         spaces = TenantSpaces(models, former)
         if serving:
-            await _take_folders(stack, settings)
+            await folders.take(stack, settings)
         jobs = CeleryQueue(settings.broker_url, settings.jobs, settings.data_dir)
         stack.callback(jobs.close)
         yield await _wire(stack, settings, clock, storage, jobs, spaces, remote, traffic, serving)
@@ -167,7 +175,7 @@ async def _wire(
     salt = engines.salt(await secrets.of(DEFAULT_TENANT))
     generator = await engines.generator(stack, settings, tokenizer, remote, salt) if serving else None
     kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
-    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, spaces=spaces, settings=settings.hot)
+    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, spaces=spaces, settings=settings.hot, clock=clock)
     semantic = SemanticTier(storage=storage, spaces=spaces, settings=settings.semantic, clock=clock)
     reembedding = Reembedding(
         storage=storage,
@@ -179,6 +187,8 @@ async def _wire(
         lease=lease,
         give_way=traffic.give_way,
     )
+    summaries = Summaries(storage, Analyzer().terms)
+    clusters = Clusters(storage, semantic, summaries, Analyzer().terms)
     consolidation = Consolidation(
         storage=storage,
         spaces=spaces,
@@ -188,6 +198,7 @@ async def _wire(
         clock=clock,
         lease=lease,
         duplicates=Duplicates(storage, spaces, clock, lease, settings.memories.near_duplicate),
+        clusters=clusters,
         give_way=traffic.give_way,
     )
     longterm = LongTermTier(
@@ -201,7 +212,7 @@ async def _wire(
         settings=settings.longterm,
         clock=clock,
         report=_report_rebuild,
-        purged=_forgetting(kv, settings.data_dir.resolve()),
+        purged=folders.forgetting(kv, settings.data_dir.resolve()),
     )
     indexes = Indexes(
         storage=storage,
@@ -233,9 +244,12 @@ async def _wire(
         settings=settings.recall,
         clock=clock,
     )
-    events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
+    notices = await _notices(stack, settings) if serving else LocalNotices()
+    log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices)
+    events = Events(storage, log, tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
-    context = Contexts(storage, recall, Summaries(storage, Analyzer().terms), tokenizer)
+    context = Contexts(storage, recall, summaries, tokenizer)
+    memories = Memories(storage, tokenizer, jobs, secrets, clock, usage)
     warming = Warming(context, kv) if settings.generation.warm else None
     if warming is not None:
         stack.push_async_callback(warming.close)
@@ -250,7 +264,9 @@ async def _wire(
         keys=Keys(storage, secrets, clock),
         health=Health(storage, jobs, embedder, longterm, generator, words_only=lambda: spaces.words_only),
         sessions=Sessions(storage, hot, clock),
+        agents=Agents(storage, clock),
         events=events,
+        streams=Streams(storage, notices),
         recall=recall,
         context=context,
         embeddings=Embeddings(embedder, tokenizer),
@@ -263,7 +279,8 @@ async def _wire(
             context_tokens=settings.generation.context_tokens,
         ),
         kv=KV(storage, kv, clock, warming),
-        memories=Memories(storage, tokenizer, jobs, secrets, clock, usage),
+        memories=memories,
+        abstracts=Abstracts(generator, storage, semantic, clusters, memories),
         history=History(storage, tokenizer, jobs, secrets, clock),
         operations=Operations(storage, clock),
         forgetting=forgetting,
@@ -294,11 +311,22 @@ async def _wire(
             hot=hot,
             kv=kv,
             semantic=semantic,
+            clusters=clusters,
             usage=usage,
             activity=activity,
         ),
+        evictions=Evictions(storage=storage, hot=hot, semantic=semantic, kv=kv),
         traffic=traffic,
     )
+
+
+async def _notices(stack: AsyncExitStack, settings: Settings) -> Notices:
+    if is_sqlite(settings.storage_url):  # one process has it
+        return LocalNotices()
+    notices = PostgresNotices(settings.storage_url, settings.database)
+    stack.push_async_callback(notices.close)
+    await notices.start()
+    return notices
 
 
 def _vectors(settings: LongTermSettings) -> VectorIndexes:
@@ -308,40 +336,6 @@ def _vectors(settings: LongTermSettings) -> VectorIndexes:
         case "flat":
             return FlatIndexes()
     return FaissIndexes()
-
-
-async def _take_folders(stack: AsyncExitStack, settings: Settings) -> None:
-    """Those of this process are its alone from now on; those that nobody has are cleared. Raises TierUnavailable.
-
-    A runtime that we ask may only be starting; it hears of every purge, so its folder can wait.
-    """
-    for folder in (settings.index_dir, settings.kv_dir):
-        if folder is None:
-            continue
-        try:
-            await asyncio.to_thread(stack.enter_context, held(folder))
-        except FolderInUse as error:
-            raise TierUnavailable(
-                f"another process uses the caches in {folder}: give each its own STRATAMEM_NODE"
-            ) from error
-    spare = () if settings.runtime_url is None else (settings.runtime_kv_dir,)
-    try:
-        await asyncio.to_thread(clear_abandoned, settings.data_dir.resolve(), spare=spare)
-    except OSError as error:  # no purge is confirmed until it can be
-        logger.warning("what another process left behind can't be removed: %s", error)
-
-
-def _forgetting(kv: KVStore, data_dir: Path) -> Callable[[str], Awaitable[object]]:
-    """What a process does before it confirms a purge, beside cleaning its own index."""
-
-    async def forget(tenant_id: str) -> None:
-        try:
-            await asyncio.to_thread(clear_abandoned, data_dir)
-        except OSError as error:
-            raise TierUnavailable(f"what another process left behind can't be removed: {error}") from error
-        await kv.forget(tenant_id)
-
-    return forget
 
 
 def _turns(storage: SqlStorage, clock: SystemClock, wanted: GenerationSettings) -> Turns:

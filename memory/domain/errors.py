@@ -22,6 +22,7 @@ StratamemError
 │   ├── MemorySuperseded    another took its place: the detail says which
 │   ├── NotSuperseded       nothing took its place: there is nothing to undo
 │   ├── ForkTooDeep         a fork of a fork of a fork …, beyond a limit
+│   ├── NothingSaid         nothing is there yet that a summary could be made of
 │   ├── NothingKept         no KV of this session is there to be pinned
 │   ├── PinBudgetExceeded   more KV than a tenant may pin: the detail says what to do
 │   ├── KVElsewhere         the model's engine keeps its KV itself
@@ -31,6 +32,7 @@ StratamemError
 └── Retryable               the same call may succeed later               503
     ├── StorageUnavailable
     ├── BrokerUnavailable
+    ├── TooManyStreams      so many follow logs of this process already   429
     ├── SessionBusy         other turns of the session take too long      409
     │   ├── TooManyTurns    so many of them wait already                  429
     │   └── TurnLost        silent for too long: another one has begun    409
@@ -154,6 +156,10 @@ class ForkTooDeep(Conflict):
     code = "fork_too_deep"
 
 
+class NothingSaid(Conflict):
+    code = "nothing_said"
+
+
 class NothingKept(Conflict):
     code = "no_kv"
 
@@ -211,6 +217,11 @@ class StorageUnavailable(Retryable):
 
 class BrokerUnavailable(Retryable):
     code = "broker_unavailable"
+
+
+class TooManyStreams(Retryable):
+    code = "too_many_streams"
+    status = 429
 
 
 class SessionBusy(Retryable):

@@ -1,7 +1,10 @@
 """What is a model asked to write, and what comes back?"""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +174,8 @@ class Finished:
 
 
 Chunk = Delta | Finished
+
+
+def storable(text: str) -> str:
+    """What a model wrote without the control characters that no event and no memory may hold."""
+    return _CONTROLS.sub("", text)

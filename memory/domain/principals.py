@@ -18,6 +18,14 @@ ALL_SCOPES = frozenset(KeyScope)
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Which sessions of its tenant a caller may read: these (None: all), but no closed one without its agent."""
+
+    session_ids: frozenset[str] | None
+    agent_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """An authenticated caller. `agent_id` is who it acts as; `bound` says that the key allows no other agent."""
 
@@ -30,6 +38,10 @@ class Principal:
 
     def acting_as(self, agent_id: str | None) -> "Principal":
         return self if agent_id is None else replace(self, agent_id=agent_id)
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.session_ids, self.agent_id)
 
     def may_reach(self, session_id: str) -> bool:
         return self.session_ids is None or session_id in self.session_ids

@@ -4,21 +4,25 @@
 aggregate in it. Nobody else commits. Queries live in the repositories; rows come back as frozen domain values.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from memory.domain.changes import Position
 from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.lineage import Lineage, Stretch
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
-from memory.domain.principals import Key
+from memory.domain.principals import Key, Reach
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
+from memory.ports.agents import AgentRepository
 from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
+from memory.ports.moves import MoveRepository
 from memory.ports.spaces import SpaceRepository
 from memory.ports.turns import TurnRepository
 
@@ -45,7 +49,7 @@ class SessionRepository(Protocol):
     async def fork(
         self, parent: Session, session_id: str, size: LogSize, inherited: Sequence[Stretch], now: datetime
     ) -> Session | None:
-        """A session whose log begins as `inherited`, with the parent's settings; None when the name is taken."""
+        """A session whose log begins as `inherited`, as closed as its parent; None when the name is taken."""
 
     async def get(self, tenant_id: str, session_id: str) -> Session | None: ...
 
@@ -56,13 +60,13 @@ class SessionRepository(Protocol):
 
     async def by_keys(self, session_keys: Collection[int]) -> dict[int, Session]: ...
 
-    async def lineages(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, Lineage]:
-        """Of those that exist, by session_id."""
+    async def lineages(self, tenant_id: str, session_ids: Iterable[str] | None, reach: Reach) -> dict[str, Lineage]:
+        """Of these (None: of all), those that exist and are within reach, by session_id."""
 
     async def page(
-        self, tenant_id: str, *, after_key: int | None, limit: int, only: frozenset[str] | None
+        self, tenant_id: str, *, after_key: int | None, limit: int, reach: Reach | None = None
     ) -> list[Session]:
-        """Newest first."""
+        """Newest first. `reach` None: all."""
 
     async def update(self, session: Session, changes: Mapping[str, Any], now: datetime) -> Session: ...
 
@@ -75,6 +79,8 @@ class SessionRepository(Protocol):
     async def mark_segmented(self, session_key: int, seq: int) -> None: ...
 
     async def bump_semantic(self, session_key: int) -> None: ...
+
+    async def mark_slid(self, session_key: int, tokens: int) -> None: ...
 
     async def holdings(self, sessions: Sequence[Session]) -> dict[int, Holdings]:
         """Of each by session_key, what it inherits with it."""
@@ -195,6 +201,9 @@ class SegmentRepository(Protocol):
     async def spans(self, space: str, items: Sequence[ItemId]) -> dict[ItemId, list[tuple[Span, bytes | None]]]:
         """The segments of each item in order, with their vectors (float16)."""
 
+    async def spans_of(self, segment_keys: Sequence[int]) -> dict[int, Span]:
+        """Which characters of its item each segment has."""
+
     async def counts(self, tenant_id: str) -> dict[str, int]:
         """segments, pending, held, bytes"""
 
@@ -276,7 +285,7 @@ class OperationRepository(Protocol):
         states: Sequence[OperationState] | None,
         after_id: str | None,
         limit: int,
-        only_sessions: frozenset[str] | None = None,
+        reach: Reach | None = None,
     ) -> list[Operation]:
         """Newest first."""
 
@@ -295,6 +304,8 @@ class UnitOfWork(Protocol):
     def keys(self) -> KeyRepository: ...
     @property
     def sessions(self) -> SessionRepository: ...
+    @property
+    def agents(self) -> AgentRepository: ...
     @property
     def events(self) -> EventRepository: ...
     @property
@@ -317,6 +328,8 @@ class UnitOfWork(Protocol):
     def operations(self) -> OperationRepository: ...
     @property
     def turns(self) -> TurnRepository: ...
+    @property
+    def moves(self) -> MoveRepository: ...
 
 
 class Storage(Protocol):
@@ -332,7 +345,11 @@ class Storage(Protocol):
     async def ping(self) -> None:
         """Raises StorageUnavailable."""
 
-    async def erase_leftovers(self) -> None:
-        """Makes deleted rows unreadable in the database's own files, as far as the database lets us (invariant I5)."""
+    async def erase_leftovers(self, upto: Position | None = None, *, within: float = math.inf) -> None:
+        """Makes deleted rows unreadable in the database's own files, as far as the database lets us (invariant I5).
+
+        `upto`: those that were deleted by this place in the feed, by default all of now. `within`: seconds that the
+        caller can wait. Raises StorageUnavailable when it can't be done now, or would take longer.
+        """
 
     async def bytes_used(self) -> int: ...

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from memory.domain.segments import Span
+
 STEP_TOKENS = 4_096
 """A summary is made anew after so many tokens of the shared log."""
 WORDS = 400
@@ -27,9 +29,10 @@ _FIXED_WORDS = 2
 Terms = Callable[[str], Sequence[str]]
 
 
-def sentences(author: str, text: str) -> list[str]:
-    """The statements of one event, each with its author; questions tell nothing."""
-    found = (match.group().strip() for match in _SENTENCE.finditer(text))
+def sentences(author: str, text: str, within: Sequence[Span] | None = None) -> list[str]:
+    """The statements of one event, each with its author; questions tell nothing. `within`: those that lie in a span."""
+    matches = (m for m in _SENTENCE.finditer(text) if within is None or any(_lies(m, span) for span in within))
+    found = (match.group().strip() for match in matches)
     return [f"{author}: {s}" for s in found if _SHORTEST <= len(s) <= _LONGEST and not s.endswith(("?", "？"))]
 
 
@@ -60,6 +63,12 @@ def extend(previous: Sequence[str], stretch: Sequence[str], terms: Terms, *, wor
         for term in said[at]:
             weight[term] *= _SAID
     return [pool[at] for at in sorted(chosen)]
+
+
+def _lies(found: re.Match[str], span: Span) -> bool:
+    """But for the spaces around it."""
+    blank = len(found.group()) - len(found.group().lstrip())
+    return span.start <= found.start() + blank and found.start() + len(found.group().rstrip()) <= span.end
 
 
 def _words(sentence: str) -> int:

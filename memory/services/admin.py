@@ -6,12 +6,13 @@ from typing import Any
 
 from memory.domain.errors import TierUnavailable
 from memory.domain.operations import UNFINISHED
-from memory.domain.principals import Principal, Scope
+from memory.domain.principals import SHARED, Principal, Scope
 from memory.domain.recall import TierName
 from memory.ports.kv import KVStore
 from memory.ports.storage import Storage
 from memory.services import access
 from memory.services.activity import Activity
+from memory.services.clusters import Clusters
 from memory.services.usage import Usage
 from memory.tiers.base import Tier, TierStats
 from memory.tiers.hot import policy
@@ -31,6 +32,7 @@ class Admin:
         hot: HotTier,
         kv: KVStore,
         semantic: SemanticTier,
+        clusters: Clusters,
         usage: Usage,
         activity: Activity,
     ) -> None:
@@ -41,6 +43,7 @@ class Admin:
         self._hot = hot
         self._kv = kv
         self._semantic = semantic
+        self._clusters = clusters
 
     async def overview(self, principal: Principal) -> dict[str, Any]:
         """Numbers of the caller's tenant; hit ratios and rates of this process.
@@ -76,14 +79,15 @@ class Admin:
         ]
 
     async def session_tiers(self, principal: Principal, session_id: str) -> dict[str, Any]:
-        """Raises NotFound. Clusters of other agents' private events are not shown."""
+        """Raises NotFound. Clusters of other agents' private events are not shown; sentences are of shared events."""
         audiences = Scope.of(principal, None).audiences
         async with self._storage.read() as tx:
-            session = await access.session(tx, principal, session_id)
+            session = await access.any_session(tx, principal, session_id)
             window = await self._hot.window(tx, session)
             clusters, held = await self._semantic.holdings(tx, session)
         clusters = [cluster for cluster in clusters if cluster.audience in audiences]
         held = [segment for segment in held if segment.audience in audiences]
+        about = await self._clusters.about(held)
         kv = (await self._kv.report(principal.tenant_id, session_id)).session
         places = flat_layout([cluster.centroid for cluster in clusters])
         tokens = sum(part.tokens for part in window)
@@ -99,13 +103,15 @@ class Admin:
             "semantic": {
                 "turns": session.semantic_turns,
                 "segments": len(held),
+                "summary": [asdict(sentence) for sentence in about.session],
                 "clusters": [
                     {
                         "cluster": cluster.cluster_key,
                         "size": cluster.size,
-                        "private": cluster.audience not in Scope.of(principal.acting_as(None), None).audiences,
+                        "private": cluster.audience != SHARED,
                         "x": x,
                         "y": y,
+                        "sentences": [asdict(sentence) for sentence in about.clusters.get(cluster.cluster_key, ())],
                         "seqs": sorted({s.seq for s in held if s.cluster_key == cluster.cluster_key}),
                     }
                     for cluster, (x, y) in zip(clusters, places, strict=True)

@@ -18,6 +18,7 @@ from memory.ports.jobs import Clock, JobQueue
 from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services.attempts import attempt
+from memory.services.clusters import Clusters
 from memory.services.duplicates import Duplicates, signed
 from memory.services.secrets import TenantSecrets, keyed_hash
 from memory.services.spaces import TenantSpaces
@@ -44,6 +45,7 @@ class Consolidation:
         clock: Clock,
         lease: timedelta,
         duplicates: Duplicates,
+        clusters: Clusters,
         give_way: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage = storage
@@ -54,6 +56,7 @@ class Consolidation:
         self._clock = clock
         self._lease = lease
         self._duplicates = duplicates
+        self._clusters = clusters
         self._give_way = give_way
 
     async def consolidate(self, operation_id: str) -> None:
@@ -181,6 +184,8 @@ class Consolidation:
                 await tier.evict(operation.tenant_id, operation.session_key)
                 if more and not await self._alive(operation, 0):
                     return False
+        if operation.session_key is not None:
+            await self._clusters.settle(operation.session_key)
         async with self._storage.write() as tx:
             if await self._is_done(tx, operation):
                 await tx.operations.finish(operation.operation_id, OperationState.SUCCEEDED, self._clock.now())

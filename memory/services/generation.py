@@ -5,11 +5,11 @@ the answer is told. Turns of one session follow each other; a reply whose prompt
 """
 
 import math
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from memory.domain.agents import AgentRole
 from memory.domain.context import Context
 from memory.domain.errors import InvalidInput, NoModelConfigured, NotFound, PromptTooLong, UnknownModel
 from memory.domain.events import EventVisibility, NewEvent, Role
@@ -23,6 +23,7 @@ from memory.domain.generation import (
     Prompt,
     RuntimeStats,
     TurnRequest,
+    storable,
 )
 from memory.domain.principals import KeyScope, Principal
 from memory.domain.sessions import DEFAULT_WINDOW_TOKENS, Session
@@ -37,8 +38,6 @@ from memory.services.warming import NextTurn, Warming, context_request
 _ANSWER_TOKENS = 1_024
 """Kept free for the answer, and its bound where nobody gives one."""
 _HALVINGS = 8
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
-"""No event may hold them; a model may write them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,10 @@ class Generation:
         """Window and recall as large as the model still reads."""
         answer = request.sampling.max_tokens or _ANSWER_TOKENS
         room = generator.max_tokens - min(answer, generator.max_tokens // 2)
-        session = None if request.memory_key is None else await self._events.session(principal, request.memory_key)
+        session = None
+        if request.memory_key is not None:
+            needed = AgentRole.WRITER if request.store else AgentRole.READER
+            session = await self._events.session(principal, request.memory_key, needed)
         budget = request.context_tokens or self._context_tokens or min(_whole_window(session), room)
         for _ in range(_HALVINGS):
             prepared = await self._with_memory(principal, request, budget)
@@ -195,7 +197,7 @@ class Generation:
         assert request.memory_key is not None
         assert prepared.held is not None
         events = [NewEvent(Role(m.role), m.content, name=m.name) for m in prepared.new if m.content.strip()]
-        reply = _CONTROLS.sub("", reply)
+        reply = storable(reply)
         if reply.strip():
             visibility = EventVisibility.PRIVATE if prepared.private else EventVisibility.SESSION
             events.append(NewEvent(Role.ASSISTANT, reply, visibility=visibility))

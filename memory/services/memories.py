@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, MemorySuperseded, NotFound
 from memory.domain.ids import new_id
 from memory.domain.memories import Memory, MemoryVisibility, NewMemory
@@ -37,8 +38,13 @@ class Memories:
         self._secrets = secrets
         self._clock = clock
 
-    async def add(self, principal: Principal, new: Sequence[NewMemory]) -> list[Added]:
-        """All or none. Raises NotFound for an absent session, MemoryExists, InvalidInput, Forbidden."""
+    async def add(
+        self, principal: Principal, new: Sequence[NewMemory], *, session_key: int | None = None
+    ) -> list[Added]:
+        """All or none. `session_key`: of their session, when it must be the one that they were made of.
+
+        Raises NotFound for an absent session, MemoryExists, InvalidInput, Forbidden.
+        """
         for memory in new:
             _check(principal, memory)
         secret = await self._secrets.of(principal.tenant_id)
@@ -47,6 +53,8 @@ class Memories:
         operation: str | None = None
         async with self._storage.write() as tx:
             drafts = [await self._draft(tx, principal, m, n, now) for m, n in zip(new, tokens, strict=True)]
+            if session_key is not None and any(draft.session_key != session_key for draft in drafts):
+                raise NotFound("the session was purged meanwhile")
             hashes = [scope_hash(secret, draft) for draft in drafts]
             await tx.memories.lock_texts(principal.tenant_id, hashes)
             added = []
@@ -66,7 +74,7 @@ class Memories:
         """Raises NotFound."""
         async with self._storage.read() as tx:
             found = await tx.memories.get(principal.tenant_id, memory_id)
-        return self._usage.counted(seen(principal, memory_id, found, self._clock.now()))
+            return self._usage.counted(await seen(tx, principal, memory_id, found, self._clock.now()))
 
     async def page(
         self,
@@ -89,7 +97,7 @@ class Memories:
                 lineage=None if session is None else session.lineage,
                 kind=kind,
                 agent_id=agent_id,
-                only_sessions=principal.session_ids if session is None else None,  # what it inherits is its own
+                reach=principal.reach if session is None else None,  # what it inherits is its own
                 alive_at=self._clock.now(),
             )
         return [self._usage.counted(memory) for memory in found]
@@ -107,7 +115,8 @@ class Memories:
         secret = await self._secrets.of(principal.tenant_id)
         async with self._storage.write() as tx:
             now = self._clock.now()
-            memory = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id), now)
+            found = await tx.memories.locked(principal.tenant_id, memory_id)
+            memory = await seen(tx, principal, memory_id, found, now, AgentRole.WRITER)
             access.check_unchanged(if_match, memory.etag)
             if not values:
                 return memory
@@ -130,7 +139,10 @@ class Memories:
         return self._usage.counted(changed)
 
     async def _draft(self, tx: UnitOfWork, principal: Principal, new: NewMemory, tokens: int, now: datetime) -> Memory:
-        session = await access.session(tx, principal, new.session_id) if new.session_id is not None else None
+        session = None
+        if new.session_id is not None:
+            session = await access.any_session(tx, principal, new.session_id)
+            await access.check_roles(tx, session, [new.agent_id or principal.agent_id], AgentRole.WRITER)
         return Memory(
             memory_key=0,  # given by the database
             tenant_id=principal.tenant_id,

@@ -205,7 +205,7 @@ class Reembedding:
         after: int | None = None
         while True:
             async with self._storage.read() as tx:
-                page = await tx.sessions.page(operation.tenant_id, after_key=after, limit=_SESSIONS, only=None)
+                page = await tx.sessions.page(operation.tenant_id, after_key=after, limit=_SESSIONS)
             for session in page:
                 await self._semantic.recluster(operation.tenant_id, session.session_key)
                 await self._stay(operation)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import BeyondTheLog, Forbidden, ForkTooDeep, SessionExists
 from memory.domain.lineage import MAX_STRETCHES
 from memory.domain.principals import Principal
@@ -47,7 +48,7 @@ class Sessions:
         access.check_reach(principal, session_id)
         _check_name(principal, fork_id)
         async with self._storage.write() as tx:
-            parent = await access.locked(tx, principal, session_id)
+            parent = await access.locked(tx, principal, session_id, AgentRole.READER)
             seq = parent.last_seq if at_seq is None else at_seq
             if seq > parent.last_seq:
                 raise BeyondTheLog(f"'{session_id}' ends at seq {parent.last_seq}", last_seq=parent.last_seq)
@@ -56,7 +57,10 @@ class Sessions:
             inherited = parent.lineage.up_to(seq, size.shared_tokens, await tx.memories.last_of(keys, seq))
             if len(inherited) > MAX_STRETCHES:
                 raise ForkTooDeep(f"'{session_id}' is a fork of a fork … {MAX_STRETCHES} times: fork an earlier one")
-            session = _made(fork_id, await tx.sessions.fork(parent, fork_id, size, inherited, self._clock.now()))
+            now = self._clock.now()
+            session = _made(fork_id, await tx.sessions.fork(parent, fork_id, size, inherited, now))
+            if parent.closed:  # else nobody could come in, or a fork would open it
+                await tx.agents.inherit(parent.session_key, session.session_key, now)
             counts = await self._counts(tx, session, await tx.sessions.inherited_holdings(session))
             return SessionView(session, counts, forked_from=session_id)
 
@@ -69,9 +73,7 @@ class Sessions:
     async def page(self, principal: Principal, *, after_key: int | None, limit: int) -> list[SessionView]:
         """Newest first."""
         async with self._storage.read() as tx:
-            found = await tx.sessions.page(
-                principal.tenant_id, after_key=after_key, limit=limit, only=principal.session_ids
-            )
+            found = await tx.sessions.page(principal.tenant_id, after_key=after_key, limit=limit, reach=principal.reach)
             return await self._views(tx, principal, found)
 
     async def update(

@@ -18,6 +18,12 @@ class Summaries:
         self._storage = storage
         self._terms = terms
 
+    async def lags(self, session: Session) -> bool:
+        """Whether the log has grown by a step since the last summary: a window may begin there from now on."""
+        step = session.shared_tokens // STEP_TOKENS
+        async with self._storage.read() as tx:
+            return step > 0 and (await self._newest(tx, session, step))[0] < step
+
     async def before(self, session: Session, token_start: int) -> list[str]:
         """The key sentences of the shared log before a place on its token axis, oldest first."""
         step = token_start // STEP_TOKENS
@@ -54,8 +60,8 @@ class Summaries:
     async def _stretch(self, tx: UnitOfWork, session: Session, step: int) -> list[str]:
         start, end = (step - 1) * STEP_TOKENS, step * STEP_TOKENS
         events = await tx.events.shared_from(session.lineage, start, below=end, limit=_MOST_EVENTS)
-        return [line for event in events for line in sentences(_author(event), event.content)]
+        return [line for event in events for line in sentences(author_of(event), event.content)]
 
 
-def _author(event: Event) -> str:
+def author_of(event: Event) -> str:
     return event.name or event.agent_id or event.role

@@ -39,6 +39,7 @@ class Upkeep:
         self._clock = clock
         self._idle = idle
         self._retention = retention
+        self._leaves_traces = False
 
     async def sweep(self) -> int:
         """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
@@ -60,21 +61,24 @@ class Upkeep:
                 gone = await tx.memories.expired(self._clock.now(), _BATCH)
                 await remove(tx, gone)
             removed += len(gone)
+            self._leaves_traces = self._leaves_traces or bool(gone)
             if len(gone) < _BATCH:
                 break
-        if removed:
+        if removed or self._leaves_traces:  # of a time when the files could not be cleaned
             await self._storage.erase_leftovers()
+            self._leaves_traces = False
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, the answers of old Idempotency-Keys, turns that a killed process left, and the
-        vectors of embedding models that were replaced."""
+        """Forgets finished operations, answers of old Idempotency-Keys, moves, turns that a killed process left, and
+        the vectors of embedding models that were replaced."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
             await tx.operations.forget(before)
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
+            await tx.moves.forget(before)
         async with self._storage.read() as tx:
             tenants = await tx.tenants.ids()
         for tenant_id in tenants:

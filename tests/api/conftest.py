@@ -106,8 +106,10 @@ class FakeContainer:
         self.health = Health(self.store, self.jobs, self.embedder, self.longterm, timeout=0.2)  # type: ignore[arg-type]
         self.sessions, self.events, self.recall, self.context = Service(), Service(), Service(), Service()
         self.memories, self.forgetting, self.operations, self.admin = Service(), Service(), Service(), Service()
+        self.abstracts = Service()
         self.kv, self.history, self.indexes, self.policies = Service(), Service(), Service(), Service()
         self.reembedding = Service()
+        self.evictions = Service()
 
 
 def make_session(key: int = 1, **changes: Any) -> Session:

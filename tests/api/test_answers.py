@@ -97,6 +97,17 @@ def test_a_fork_of_another_shape_is_refused(client: Any, body: dict[str, Any]) -
     assert client.post("/v1/sessions/s1/fork", json=body).status_code == 422
 
 
+def test_a_summary_is_answered_as_the_memory_that_it_is(client: Any, container: Any, make: Any) -> None:
+    container.abstracts.answers["write"] = Added(make.memory(), deduplicated=False)
+    answer = client.post("/v1/sessions/s1/summary")
+    assert (answer.status_code, answer.headers["location"]) == (201, f"/v1/memories/{answer.json()['memory_id']}")
+    assert container.abstracts.last[1][1:] == ("s1", 150)
+    assert client.post("/v1/sessions/s1/summary", json={"words": 80}).status_code == 201
+    assert container.abstracts.last[1][1:] == ("s1", 80)
+    for words in (0, 1_001, "80", True):
+        assert client.post("/v1/sessions/s1/summary", json={"words": words}).status_code == 422
+
+
 def test_a_receipt_says_what_was_kept_and_for_whom(client: Any, container: Any, make: Any) -> None:
     kept = Receipt({"events": 1}, True, make.noon, {"events": 2}, ("s2",))
     container.forgetting.answers["purge_session"] = kept

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from memory.domain.operations import NewOperation, OperationKind, OperationState, Progress
-from memory.domain.principals import ALL_SCOPES, Key, KeyScope
+from memory.domain.principals import ALL_SCOPES, Key, KeyScope, Reach
 from tests.services import NOW, TENANT
 
 LEASE = timedelta(minutes=2)
@@ -189,8 +189,8 @@ async def test_operations_are_paged_newest_first(storage):
         assert await ids(after_id=newest[1]) == newest[2:]
         assert await ids(states=[OperationState.RUNNING, OperationState.SUCCEEDED]) == sorted(made[1:3], reverse=True)
         assert await ids(states=[]) == []
-        assert await ids(only_sessions=frozenset({"s3", "x"})) == [made[3]]
-        assert await ids(only_sessions=frozenset()) == []
+        assert await ids(reach=Reach(frozenset({"s3", "x"}), None)) == [made[3]]
+        assert await ids(reach=Reach(frozenset(), None)) == []
         counts = {"queued": 3, "running": 1, "succeeded": 1, "failed": 0, "cancelled": 0}
         assert await tx.operations.counts(TENANT) == counts
         assert await tx.operations.counts() == counts | {"queued": 4}

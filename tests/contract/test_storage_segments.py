@@ -151,6 +151,18 @@ async def test_spans_of_forty_thousand_items_are_asked_for_at_once(storage, said
         assert await tx.segments.spans(SPACE, []) == {}
 
 
+async def test_which_characters_a_segment_has_is_known_by_its_key(storage):
+    async with storage.write() as tx:
+        (event,) = await add_events(tx, await add_session(tx), "One. Two. Three.")
+        spans = [Span(0, 9), Span(5, 16)]
+        pieces = [new_segment(event.item, n, session_key=event.session_key, span=s) for n, s in enumerate(spans)]
+        await tx.segments.add(TENANT, SPACE, pieces, NOW)
+        keys = [p.segment_key for p in await tx.segments.pending(TENANT, SPACE, event.session_key, 9)]
+        found = await tx.segments.spans_of([*keys, *range(10**9, 10**9 + 40_000)])
+        assert found == dict(zip(keys, spans, strict=True))
+        assert await tx.segments.spans_of([]) == {}
+
+
 async def test_clusters_are_made_changed_and_removed(storage):
     async with storage.write() as tx:
         session, other = await add_session(tx, "s1"), await add_session(tx, "s2", "other")

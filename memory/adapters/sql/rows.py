@@ -10,8 +10,10 @@ from memory.domain.events import Event, EventVisibility, Role
 from memory.domain.forgetting import Outline
 from memory.domain.lineage import Stretch
 from memory.domain.memories import Memory, MemoryKind, MemorySource, MemoryVersion, MemoryVisibility
+from memory.domain.moves import Move, NewMove, Parts, Reason
 from memory.domain.operations import Operation, OperationKind, OperationState, Progress
 from memory.domain.principals import Key, KeyScope
+from memory.domain.recall import TierName
 from memory.domain.segments import Cluster, TierSegment
 from memory.domain.sessions import Session
 
@@ -116,6 +118,16 @@ def change(row: Row, oldest_running: int | None) -> Change:
 
 def tier_segment(row: Row) -> TierSegment:
     return TierSegment(**{**row._mapping, "last_use": seconds(row.last_use)})
+
+
+def move(row: Row) -> Move:
+    """A row of `moves` joined with its session's id."""
+    values = dict(row._mapping)
+    move_key, session_id, at = values.pop("move_key"), values.pop("session_id"), values.pop("at")
+    del values["tenant_id"]
+    values |= {"origin": TierName(row.origin), "target": TierName(row.target), "reason": Reason(row.reason)}
+    values["parts"] = row.parts and Parts(**row.parts)
+    return Move(move_key, session_id, at, NewMove(**values))
 
 
 def cluster(row: Row) -> Cluster:

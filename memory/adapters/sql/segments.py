@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from memory.adapters.sql import rows
 from memory.adapters.sql.lineages import held_elsewhere
 from memory.adapters.sql.statements import Lookup, one_of, parts, upsert
-from memory.adapters.sql.tables import events, memories, segments
+from memory.adapters.sql.tables import events, memories, segments, sessions
 from memory.domain.ids import ItemId, is_memory, item_key
 from memory.domain.segments import NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Session
@@ -25,6 +25,8 @@ _TIER_COLUMNS = (
     segments.c.cluster_key,
     segments.c.uses,
     segments.c.last_use,
+    segments.c.used_seq,
+    (segments.c.char_end - segments.c.char_start).label("characters"),
 )
 
 
@@ -139,10 +141,11 @@ class SqlSegments:
     async def used(self, uses: Mapping[ItemId, int], now: datetime) -> None:
         if not uses:
             return
+        log = sa.select(sessions.c.last_seq).where(sessions.c.session_key == segments.c.session_key)
         statement = (
             segments.update()
             .where(segments.c.item == sa.bindparam("used"), segments.c.semantic.is_(True))
-            .values(uses=segments.c.uses + sa.bindparam("times"), last_use=now)
+            .values(uses=segments.c.uses + sa.bindparam("times"), last_use=now, used_seq=log.scalar_subquery())
         )
         await self._db.execute(statement, [{"used": item, "times": times} for item, times in sorted(uses.items())])
 
@@ -157,6 +160,11 @@ class SqlSegments:
         for row in await self._db.execute(query.order_by(segments.c.item, segments.c.ordinal)):
             found.setdefault(row.item, []).append((Span(row.char_start, row.char_end), row.vector))
         return found
+
+    async def spans_of(self, segment_keys: Sequence[int]) -> dict[int, Span]:
+        query = sa.select(segments.c.segment_key, segments.c.char_start, segments.c.char_end)
+        found = await self._db.execute(query.where(one_of(self._db, segments.c.segment_key, segment_keys)))
+        return {row.segment_key: Span(row.char_start, row.char_end) for row in found}
 
     async def counts(self, tenant_id: str) -> dict[str, int]:
         query = sa.select(
@@ -225,6 +233,7 @@ def insertable(tenant_id: str, space: str, added: Sequence[NewSegment], now: dat
             "content_hash": s.content_hash,
             "space": space,
             "last_use": now,
+            "used_seq": s.seq,
         }
         for s in added
     ]

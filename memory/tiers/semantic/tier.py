@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.domain.ids import item_key
+from memory.domain.moves import PolicyName
 from memory.domain.principals import Scope
 from memory.domain.recall import TierName
 from memory.domain.segments import Cluster, TierSegment
@@ -23,28 +24,18 @@ from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
 from memory.tiers.scan import Words, candidates, matching
-from memory.tiers.semantic import policy
+from memory.tiers.semantic import policy, room
+from memory.tiers.semantic.arranging import Rearrangement, doubts, rearrangement
+from memory.tiers.semantic.held import Held, sums_of, version_of
+from memory.tiers.semantic.room import Departure
 from memory.tiers.semantic.settings import SemanticSettings
 
 _PAGE = 512
 """Segments that are clustered, or compared with each other, in one go."""
+_ARRANGED_EACH_TURN = 1_024
+"""Segments of a session up to which its clusters are looked at each time (up to 25 ms); above, at compactions."""
 _PASSED_BY = 2
 """What is older than so many times the tier's turns has no chance to stay: it is not clustered at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """One session in memory. centroids: [c, 256]; members: the segments' vectors [n, 256]; of_cluster: int [n].
-
-    version: of all the sessions that it was made of.
-    """
-
-    version: tuple[object, ...]
-    audiences: tuple[str, ...]
-    centroids: Floats
-    items: NDArray[np.int64]
-    members: Floats
-    of_cluster: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +59,7 @@ class SemanticTier:
         self._settings = settings
         self._clock = clock
         self._projections: dict[int, Floats] = {}
-        self._cached: OrderedDict[int, _Held] = OrderedDict()
+        self._cached: OrderedDict[int, Held] = OrderedDict()
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
         """Clusters the next segments of the session that it has not seen, a page at a time: 0 when there are none.
@@ -87,19 +78,23 @@ class SemanticTier:
         if session is None or not new:
             return 0
         oldest = session.turns - _PASSED_BY * session.semantic_turns
-        plans = []
+        plans, free = [], self._settings.max_clusters - len(known)
         for audience in sorted({segment.audience for segment in new}):
             clusters = [cluster for cluster in known if cluster.audience == audience]
             joining = [s for s in new if s.audience == audience and s.turn > oldest]
-            plans.append((audience, await asyncio.to_thread(self._planned, clusters, joining)))
+            plan = await asyncio.to_thread(self._planned, clusters, joining, free)
+            free -= len(plan.after.sums) - len(clusters)
+            plans.append((audience, plan))
         async with self._storage.write() as tx:
             if not await _still_in(tx, tenant_id, space):
                 return 0
             if not await self._unchanged(tx, session):
                 return None
-            await tx.segments.hold({segment.segment_key: None for segment in new if segment.turn <= oldest})
+            passed = [segment for segment in new if segment.turn <= oldest]
+            await tx.segments.hold({segment.segment_key: None for segment in passed})
+            await tx.moves.add(tenant_id, room.passed_by(session_key, passed), self._clock.now())
             for audience, plan in plans:
-                await self._join(tx, session_key, audience, plan)
+                await self._join(tx, session, audience, plan)
             await tx.sessions.bump_semantic(session_key)
         return len(new)
 
@@ -111,7 +106,7 @@ class SemanticTier:
             keys = scope.session_keys
             if keys is None:
                 limit = self._settings.cached_sessions
-                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit, only=None)
+                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit)
                 keys = tuple(session.session_key for session in newest)
             sessions = await tx.sessions.by_keys(keys)
             best: dict[int, float] = {}
@@ -134,28 +129,58 @@ class SemanticTier:
         space = self._spaces.of(tenant_id).space
         async with self._storage.read() as tx:
             session = (await tx.sessions.by_keys([session_key])).get(session_key)
-            held = await tx.segments.held(session_key, space) if session else []
-            clusters = await tx.clusters.of_session(session_key) if held else []
             if session is None:
                 return 0
-            # `semantic_turns` turns' worth: as many segments as the newest turns have, held or not.
-            oldest = session.turns - session.semantic_turns
-            room = await tx.segments.since_turn(session_key, space, oldest)
-        surplus = len(held) - room
-        gone = [held[at] for at in await asyncio.to_thread(self._leaving, held, surplus)]
+            held = await tx.segments.held(session_key, space)
+            clusters = await tx.clusters.of_session(session_key)
+            capacity = await self._capacity(tx, session)
+        gone = await asyncio.to_thread(self._departures, session, held, capacity)
         if not gone:
             return 0
-        changed = await asyncio.to_thread(self._without, clusters, gone)
+        changed = await asyncio.to_thread(self._without, clusters, [one.segment for one in gone])
         async with self._storage.write() as tx:
             if not await _still_in(tx, tenant_id, space):
                 return 0
             if not await self._unchanged(tx, session):
                 return None
-            await tx.segments.hold({segment.segment_key: None for segment in gone})
+            await tx.segments.hold({one.segment.segment_key: None for one in gone})
+            await tx.moves.add(tenant_id, room.leaves(session_key, gone), self._clock.now())
             await tx.clusters.set({key: value for key, value in changed.items() if value[1] > 0})
             await tx.clusters.remove([key for key, value in changed.items() if value[1] <= 0])
             await tx.sessions.bump_semantic(session_key)
         return len(gone)
+
+    async def arrange(self, session_key: int, *, compacted: bool) -> int:
+        """Splits, merges and moves until the clusters are as good as made anew; how many segments changed theirs.
+
+        In one transaction. A session with very many segments waits until its window is `compacted`.
+        """
+        while True:
+            async with self._storage.read() as tx:
+                session = (await tx.sessions.by_keys([session_key])).get(session_key)
+                if session is None:
+                    return 0
+                space = self._space_of(session)
+                held = await tx.segments.held(session_key, space)
+                clusters = await tx.clusters.of_session(session_key)
+            if len(held) > _ARRANGED_EACH_TURN and not compacted:
+                return 0
+            found = await asyncio.to_thread(rearrangement, clusters, held, self._projected, self._settings)
+            if not found:
+                return 0
+            async with self._storage.write() as tx:
+                if not await _still_in(tx, session.tenant_id, space):
+                    return 0
+                if await self._unchanged(tx, session):
+                    return await self._write(tx, session_key, found)
+
+    async def preview(
+        self, tx: UnitOfWork, session: Session, policy_name: PolicyName, capacity: int | None
+    ) -> tuple[list[TierSegment], int, list[Departure]]:
+        """What is held of the session's own, how many segments it may be, and which would go now; nothing changes."""
+        held = await tx.segments.held(session.session_key, self._space_of(session))
+        most = await self._capacity(tx, session) if capacity is None else capacity
+        return held, most, await asyncio.to_thread(self._departures, session, held, most, policy_name)
 
     async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
         for session_key in session_keys:
@@ -174,7 +199,7 @@ class SemanticTier:
     async def verify(self, tenant_id: str) -> list[str]:
         """Of the newest sessions: all of them are an operation of minutes."""
         async with self._storage.read() as tx:
-            newest = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions, only=None)
+            newest = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions)
         return await self.differences(newest)
 
     async def differences(self, sessions: Sequence[Session]) -> list[str]:
@@ -182,11 +207,13 @@ class SemanticTier:
         problems = []
         async with self._storage.read() as tx:
             for session in sessions:
-                sizes = {c.cluster_key: c.size for c in await tx.clusters.of_session(session.session_key)}
-                for segment in await tx.segments.held(session.session_key, self._space_of(session)):
-                    sizes[segment.cluster_key or 0] = sizes.get(segment.cluster_key or 0, 0) - 1
-                if any(sizes.values()):
-                    problems.append(f"session '{session.session_id}': cluster sizes differ from their members")
+                space = self._space_of(session)
+                if await tx.spaces.of(session.tenant_id) not in (None, space):
+                    continue  # it has moved to another model, and this process has not yet
+                clusters = await tx.clusters.of_session(session.session_key)
+                held = await tx.segments.held(session.session_key, space)
+                found = await asyncio.to_thread(doubts, clusters, held, self._projected)
+                problems += [f"session '{session.session_id}': {what} differ from their members" for what in found]
         return problems
 
     async def recluster(self, tenant_id: str, session_key: int) -> None:
@@ -200,25 +227,50 @@ class SemanticTier:
         while await self.absorb(tenant_id, session_key):
             pass
         await self.evict(tenant_id, session_key)
+        await self.arrange(session_key, compacted=True)
+
+    async def _write(self, tx: UnitOfWork, session_key: int, found: Rearrangement) -> int:
+        if await tx.sessions.locked_by_key(session_key) is None:  # purged meanwhile: nothing may come back
+            return 0
+        moved: dict[int, int | None] = dict(found.moved)
+        for new in found.founded:
+            key = await tx.clusters.add(session_key, new.audience, new.centroid, len(new.segment_keys))
+            moved |= dict.fromkeys(new.segment_keys, key)
+        await tx.segments.hold(moved)
+        await tx.clusters.set(found.changed)
+        await tx.clusters.remove(found.gone)
+        await tx.sessions.bump_semantic(session_key)
+        return len(moved)
 
     async def _unchanged(self, tx: UnitOfWork, session: Session) -> bool:
         """Whether what was planned without a lock still holds; nobody changes it from here on."""
         current = await tx.sessions.locked_by_key(session.session_key)
         return current is None or current.semantic_version == session.semantic_version
 
-    def _planned(self, known: Sequence[Cluster], new: Sequence[TierSegment]) -> "_Plan":
-        sums, segments = _sums(known), self._projected([segment.vector for segment in new])
+    def _planned(self, known: Sequence[Cluster], new: Sequence[TierSegment], free: int) -> "_Plan":
+        """`free`: clusters that the session may have more. A visibility class without any gets one all the same."""
+        sums, segments = sums_of(known), self._projected([segment.vector for segment in new])
         sums, segments = sums if known else segments[:0], segments if new else sums[:0]
         after, joined = policy.assign(
             policy.Clustering(sums, np.array([c.size for c in known], np.int64)),
             segments,
             per_cluster=self._settings.segments_per_cluster,
-            most=self._settings.max_clusters,
+            most=max(1, len(known) + free),
             join_similarity=self._settings.join_similarity,
         )
         return _Plan(tuple(cluster.cluster_key for cluster in known), after, tuple(new), joined)
 
-    async def _join(self, tx: UnitOfWork, session_key: int, audience: str, plan: "_Plan") -> None:
+    async def _capacity(self, tx: UnitOfWork, session: Session) -> int:
+        """`semantic_turns` turns' worth: as many segments as the newest turns have, held or not.
+
+        And never more than the clusters are for: agents that talk among themselves make no turns.
+        """
+        oldest = session.turns - session.semantic_turns
+        worth = await tx.segments.since_turn(session.session_key, self._space_of(session), oldest)
+        return min(worth, self._settings.segments_per_cluster * self._settings.max_clusters)
+
+    async def _join(self, tx: UnitOfWork, session: Session, audience: str, plan: "_Plan") -> None:
+        session_key = session.session_key
         if await tx.sessions.locked_by_key(session_key) is None:  # purged meanwhile: nothing may come back
             return
         after, known = plan.after, len(plan.known)
@@ -229,7 +281,10 @@ class SemanticTier:
         ]
         touched = {int(at) for at in plan.joined if at < known}
         await tx.clusters.set({keys[at]: (after.sums[at].tobytes(), int(after.sizes[at])) for at in touched})
-        await tx.segments.hold({s.segment_key: keys[int(at)] for s, at in zip(plan.new, plan.joined, strict=True)})
+        joined = [keys[int(at)] for at in plan.joined]
+        await tx.segments.hold({s.segment_key: key for s, key in zip(plan.new, joined, strict=True)})
+        moves = room.joins(session_key, audience, plan.new, joined, max(plan.known, default=0))
+        await tx.moves.add(session.tenant_id, moves, self._clock.now())
 
     def _without(self, clusters: Sequence[Cluster], gone: Sequence[TierSegment]) -> dict[int, tuple[bytes, int]]:
         """The sums and sizes of the clusters that lose members."""
@@ -242,9 +297,9 @@ class SemanticTier:
             changed[key] = ((np.frombuffer(before, "<f4") - vector).tobytes(), size - 1)
         return changed
 
-    async def _held(self, tx: UnitOfWork, session: Session) -> _Held:
+    async def _held(self, tx: UnitOfWork, session: Session) -> Held:
         cached = self._cached.get(session.session_key)
-        version = (self._space_of(session), *await _version(tx, session))
+        version = (self._space_of(session), *await version_of(tx, session))
         if cached is None or cached.version != version:
             clusters, segments = await self.holdings(tx, session)
             cached = self._arranged(version, clusters, segments)
@@ -257,10 +312,12 @@ class SemanticTier:
     async def holdings(self, tx: UnitOfWork, session: Session) -> tuple[list[Cluster], list[TierSegment]]:
         """What is held of the session: of its own, and of what a fork inherited.
 
-        A cluster of another session is as the fork sees it: with those of its members that lie before the fork.
+        A cluster of another session is as the fork sees it: with those of its members that lie before the fork. One
+        without members is of another space: the tenant has moved there, and this process has not yet.
         """
-        clusters = await tx.clusters.of_session(session.session_key)
         segments = await tx.segments.held(session.session_key, self._space_of(session))
+        known = {segment.cluster_key for segment in segments}
+        clusters = [c for c in await tx.clusters.of_session(session.session_key) if c.cluster_key in known]
         inherited = await tx.segments.held_elsewhere(session, self._space_of(session))
         if inherited:
             clusters += await asyncio.to_thread(self._as_seen, session.session_key, inherited)
@@ -278,42 +335,33 @@ class SemanticTier:
 
     def _arranged(
         self, version: tuple[object, ...], clusters: Sequence[Cluster], segments: Sequence[TierSegment]
-    ) -> _Held:
+    ) -> Held:
         place = {cluster.cluster_key: at for at, cluster in enumerate(clusters)}
-        return _Held(
+        return Held(
             version=version,
             audiences=tuple(cluster.audience for cluster in clusters),
-            centroids=policy.unit(_sums(clusters)),
+            centroids=policy.unit(sums_of(clusters)),
             items=np.array([segment.item for segment in segments], np.int64),
             members=self._projected([segment.vector for segment in segments]),
             of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
         )
 
-    def _probe(self, held: _Held, scope: Scope, vector: Floats | None) -> dict[int, float]:
-        """The cosine of each member of the nearest visible centroids, by item."""
+    def _probe(self, held: Held, scope: Scope, vector: Floats | None) -> dict[int, float]:
         if vector is None or not len(held.centroids):
             return {}
-        query = policy.project(vector[None, :], self._onto(len(vector)))[0]
-        visible = np.array([audience in scope.audiences for audience in held.audiences], np.bool_)
-        near = np.where(visible, held.centroids @ query, -np.inf)
-        probed = [at for at in np.argsort(-near)[: self._settings.probes] if visible[at]]
-        chosen = np.flatnonzero(np.isin(held.of_cluster, probed))
-        best: dict[int, float] = {}
-        for item, cosine in zip(held.items[chosen].tolist(), (held.members[chosen] @ query).tolist(), strict=True):
-            best[item] = max(best.get(item, -1.0), cosine)
-        return best
+        return held.probe(policy.project(vector[None, :], self._onto(len(vector)))[0], scope, self._settings.probes)
 
-    def _leaving(self, held: Sequence[TierSegment], surplus: int) -> list[int]:
-        if surplus <= 0:
+    def _departures(
+        self,
+        session: Session,
+        held: Sequence[TierSegment],
+        capacity: int,
+        policy_name: PolicyName = PolicyName.LRU_SIMILARITY,
+    ) -> list[Departure]:
+        if len(held) <= capacity:
             return []
-        now = self._clock.now().timestamp()
-        gone = policy.leaving(
-            self._projected([segment.vector for segment in held]),
-            uses=np.array([segment.uses for segment in held], np.int64),
-            idle_seconds=np.array([max(0.0, now - segment.last_use) for segment in held]),
-            surplus=surplus,
-        )
-        return [int(at) for at in gone]
+        vectors = self._projected([segment.vector for segment in held])
+        return room.departures(held, vectors, last_seq=session.last_seq, capacity=capacity, policy=policy_name)
 
     def _projected(self, vectors: Sequence[bytes]) -> Floats:
         if not vectors:
@@ -342,18 +390,3 @@ async def _repeated(work: Callable[[str, int], Awaitable[int | None]], tenant_id
 async def _still_in(tx: UnitOfWork, tenant_id: str, space: str) -> bool:
     """Whether the tenant is in this space, and stays there until the unit of work ends."""
     return await tx.spaces.of(tenant_id, held=True) in (None, space)
-
-
-async def _version(tx: UnitOfWork, session: Session) -> tuple[object, ...]:
-    if not session.inherited:
-        return (session.semantic_version,)
-    others = await tx.sessions.by_keys({stretch.session_key for stretch in session.lineage.elsewhere})
-    versions = sorted((key, other.semantic_version) for key, other in others.items())
-    return (session.semantic_version, session.inherited, *versions)
-
-
-def _sums(clusters: Sequence[Cluster]) -> Floats:
-    if not clusters:
-        return np.zeros((0, 0), np.float32)
-    raw = b"".join(cluster.centroid for cluster in clusters)
-    return np.frombuffer(raw, "<f4").reshape(len(clusters), -1)

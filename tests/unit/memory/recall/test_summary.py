@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memory.domain.segments import Span
 from memory.recall.summary import WORDS, extend, sentences
 
 
@@ -11,6 +12,15 @@ def terms(text):
 def test_statements_carry_their_author_and_questions_are_left_out():
     text = "Where did you go? I went to the mountains with Sofia. Ok."
     assert sentences("ann", text) == ["ann: I went to the mountains with Sofia."]
+
+
+def test_of_some_spans_only_the_sentences_that_lie_in_one_count():
+    text = "The boat left early today. The train came late today.\n The bus did not come."
+    first, second = text.index("The train"), text.index("The bus")
+    assert sentences("ann", text, [Span(0, first)]) == ["ann: The boat left early today."]
+    assert sentences("ann", text, [Span(second, len(text)), Span(3, first + 5)]) == ["ann: The bus did not come."]
+    assert sentences("ann", text, []) == []
+    assert sentences("ann", text, [Span(0, len(text))]) == sentences("ann", text)
 
 
 def test_a_text_without_sentences_gives_none():
