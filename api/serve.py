@@ -51,7 +51,7 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
     async with AsyncExitStack() as stack:
         stack.enter_context(on_signals(starting.cancel))
         container = await _opened(stack, settings)
-        if not settings.loopback and not await container.keys.any():
+        if not settings.loopback and container.tokens is None and not await container.keys.any():
             raise StartError(
                 f"listening on {settings.host} without a key would open the memory to everybody:"
                 " make a key with `stratamem keys create`, then start again",

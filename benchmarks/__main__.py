@@ -24,6 +24,7 @@ NAMES = (
     "read_your_writes",
     "crash",
     "streaming",
+    "multi_agent",
     "recall_quality",
     "longterm_scale",
     "embedding",

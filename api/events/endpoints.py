@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.auth import check_still_valid
-from api.deps import App, PageParameters, Reader, SessionId, Writer
+from api.deps import App, PageParameters, Reader, SessionId, Spending, Writer
 from api.errors import problems
 from api.events.following import pieces
 from api.events.schemas import AppendedAnswer, AppendEvents, EventAnswer, Order
@@ -39,6 +39,7 @@ async def append(
     session_id: SessionId,
     body: AppendEvents,
     response: Response,
+    spent: Spending,
     idempotency_key: IdempotencyKey = None,
 ) -> AppendedAnswer:
     appended = await app.events.append(
@@ -48,6 +49,7 @@ async def append(
         response.status_code = 200
     else:
         EVENTS.inc(len(appended.event_ids))
+        spent.tokens(appended.token_count)
     return AppendedAnswer.model_validate(appended)
 
 

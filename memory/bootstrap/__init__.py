@@ -4,10 +4,8 @@
 closes what it opened, in reverse. `serving=False` is for workers: they write rows and own no index.
 """
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,9 +28,10 @@ from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
-from memory.bootstrap import embedders, engines, folders
+from memory.bootstrap import callers, embedders, engines, folders
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
+from memory.ports.identity import TokenVerifier
 from memory.ports.indexes import VectorIndexes
 from memory.ports.models import Embedder, Models, Tokenizer
 from memory.ports.notices import Notices
@@ -40,6 +39,7 @@ from memory.services.abstracts import Abstracts
 from memory.services.activity import Activity
 from memory.services.admin import Admin
 from memory.services.agents import Agents
+from memory.services.audit import Audit
 from memory.services.clusters import Clusters
 from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
@@ -61,6 +61,7 @@ from memory.services.operations import Operations
 from memory.services.passages import Passages
 from memory.services.past import FormerTexts
 from memory.services.policies import Policies
+from memory.services.quotas import Quotas, SessionQuota
 from memory.services.recall import Recall
 from memory.services.reembedding import Reembedding
 from memory.services.secrets import TenantSecrets
@@ -70,7 +71,7 @@ from memory.services.streams import Streams
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
 from memory.services.turns import Turns
-from memory.services.upkeep import Upkeep, flush_usage
+from memory.services.upkeep import Upkeep, flushed
 from memory.services.usage import Usage
 from memory.services.warming import Warming
 from memory.settings import Settings
@@ -82,7 +83,8 @@ from memory.tiers.semantic.tier import SemanticTier
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_USAGE_EVERY = 5.0
+_FLUSH_EVERY = 5.0
+_FLUSH_AUDIT_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,9 @@ class Container:
     tokenizer: Tokenizer
     longterm: LongTermTier
     keys: Keys
+    tokens: TokenVerifier | None
+    quotas: Quotas
+    audit: Audit
     health: Health
     sessions: Sessions
     agents: Agents
@@ -224,13 +229,17 @@ async def _wire(
         lease=lease,
     )
     usage, activity = Usage(storage, clock), Activity()
+    keys, audit = Keys(storage, secrets, clock), Audit(storage, clock)
+    session_quota = SessionQuota(settings.limits.tenant_sessions)
     if serving:
         await reembedding.begin()
         stack.push_async_callback(longterm.close)
         await longterm.start()
         stack.push_async_callback(indexes.close)
         await indexes.start()
-        stack.push_async_callback(_flushing(usage))
+        await stack.enter_async_context(flushed(usage.flush, _FLUSH_EVERY))
+        await stack.enter_async_context(flushed(keys.flush, _FLUSH_EVERY))
+        await stack.enter_async_context(flushed(audit.flush, _FLUSH_AUDIT_EVERY))
     tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
     recall = Recall(
         storage=storage,
@@ -245,7 +254,7 @@ async def _wire(
         clock=clock,
     )
     notices = await _notices(stack, settings) if serving else LocalNotices()
-    log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices)
+    log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices, session_quota)
     events = Events(storage, log, tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
     context = Contexts(storage, recall, summaries, tokenizer)
@@ -261,9 +270,12 @@ async def _wire(
         embedder=embedder,
         tokenizer=tokenizer,
         longterm=longterm,
-        keys=Keys(storage, secrets, clock),
+        keys=keys,
+        tokens=callers.tokens(stack, settings.oidc),
+        audit=audit,
+        quotas=callers.quotas(stack, settings.limits),
         health=Health(storage, jobs, embedder, longterm, generator, words_only=lambda: spaces.words_only),
-        sessions=Sessions(storage, hot, clock),
+        sessions=Sessions(storage, hot, clock, session_quota),
         agents=Agents(storage, clock),
         events=events,
         streams=Streams(storage, notices),
@@ -304,6 +316,7 @@ async def _wire(
             clock,
             idle=timedelta(seconds=settings.jobs.sweep_idle),
             retention=timedelta(days=settings.jobs.retention_days),
+            audit_retention=timedelta(days=settings.audit.retention_days),
         ),
         admin=Admin(
             storage=storage,
@@ -356,18 +369,6 @@ def _codecs(
         lease=lease,
         settings=settings.codecs,
     )
-
-
-def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:
-    task = asyncio.create_task(flush_usage(usage, _FLUSH_USAGE_EVERY))
-
-    async def stop() -> None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await usage.flush()
-
-    return stop
 
 
 def _report_rebuild(tenant_id: str, reason: str) -> None:

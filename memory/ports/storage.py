@@ -15,12 +15,14 @@ from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.lineage import Lineage, Stretch
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
-from memory.domain.principals import Key, Reach
+from memory.domain.principals import Reach
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 from memory.ports.agents import AgentRepository
+from memory.ports.audit import AuditRepository
 from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
+from memory.ports.keys import KeyRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
 from memory.ports.moves import MoveRepository
 from memory.ports.spaces import SpaceRepository
@@ -32,14 +34,6 @@ class TenantRepository(Protocol):
         """32 bytes that key this tenant's HMACs; the tenant is made when it is new."""
 
     async def ids(self) -> list[str]: ...
-
-
-class KeyRepository(Protocol):
-    async def add(self, key: Key, now: datetime) -> None: ...
-
-    async def find(self, key_id: str) -> Key | None: ...
-
-    async def any(self) -> bool: ...
 
 
 class SessionRepository(Protocol):
@@ -102,6 +96,8 @@ class SessionRepository(Protocol):
 
     async def purge(self, session_key: int) -> dict[str, int]:
         """Deletes the session and all that belongs to it; counts by kind, but for codes (`codebooks.forget`)."""
+
+    async def count(self, tenant_id: str) -> int: ...
 
     async def totals(self, tenant_id: str) -> dict[str, int]:
         """sessions, events, tokens."""
@@ -330,6 +326,8 @@ class UnitOfWork(Protocol):
     def turns(self) -> TurnRepository: ...
     @property
     def moves(self) -> MoveRepository: ...
+    @property
+    def audit(self) -> AuditRepository: ...
 
 
 class Storage(Protocol):

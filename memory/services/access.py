@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from memory.domain.agents import AgentRole
-from memory.domain.errors import Forbidden, NotFound, PreconditionFailed
+from memory.domain.errors import Forbidden, InvalidInput, NotFound, PreconditionFailed
 from memory.domain.principals import Inherited, KeyScope, Principal, Scope
 from memory.domain.sessions import Session
 from memory.ports.storage import UnitOfWork
@@ -16,10 +16,25 @@ def require(principal: Principal, *scopes: KeyScope) -> None:
         raise Forbidden(f"this needs a key with the scope {named}")
 
 
-def act_as(principal: Principal, agent_id: str | None) -> Principal:
-    """The caller, acting as this agent. Raises Forbidden when its key is bound to another."""
+def require_unlimited(principal: Principal) -> None:
+    """For what is the whole tenant's: who is an agent's, or for some sessions, could reach beyond. Raises Forbidden."""
+    if principal.limited:
+        raise Forbidden("this needs a key that is not bound to an agent or to sessions")
+
+
+def check_author(principal: Principal, agent_id: str | None) -> None:
+    """Whether the caller may write in the name of this agent. Raises Forbidden when its key is bound to another."""
     if principal.bound and agent_id is not None and agent_id != principal.agent_id:
         raise Forbidden(f"this key is bound to the agent '{principal.agent_id}' and can't act as '{agent_id}'")
+
+
+def act_as(principal: Principal, agent_id: str | None) -> Principal:
+    """The caller, acting as this agent. Raises Forbidden as above, and InvalidInput when it named another before."""
+    check_author(principal, agent_id)
+    if agent_id is not None and principal.agent_id not in (None, agent_id):
+        raise InvalidInput(
+            f"the header X-Agent-Id names '{principal.agent_id}', the body '{agent_id}': which of them acts?"
+        )
     return principal.acting_as(agent_id)
 
 

@@ -123,7 +123,8 @@ class Admin:
     async def jobs(self, principal: Principal) -> dict[str, Any]:
         async with self._storage.read() as tx:
             counts = await tx.operations.counts(principal.tenant_id)
-            newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS)
+            reach = principal.reach if principal.limited else None  # operators see that it is done
+            newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS, reach=reach)
         return {
             "counts": counts,
             "items": [

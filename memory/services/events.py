@@ -95,7 +95,7 @@ class Events:
 
 def _authored(principal: Principal, event: NewEvent) -> NewEvent:
     author = event.agent_id or principal.agent_id
-    access.act_as(principal, author)
+    access.check_author(principal, author)
     if event.visibility is EventVisibility.PRIVATE and author is None:
         raise InvalidInput("a private event needs an agent_id: nobody else could ever see it")
     return event if author == event.agent_id else replace(event, agent_id=author)

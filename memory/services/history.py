@@ -51,7 +51,7 @@ class History:
         Raises NotFound, PreconditionFailed, MemorySuperseded, MemoryExists, InvalidInput.
         """
         tokens = (await asyncio.to_thread(self._tokenizer.count, [text]))[0]
-        secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.key_id
+        secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.caller_id
         async with self._storage.write() as tx:
             now = self._clock.now()
             found = await tx.memories.locked(principal.tenant_id, memory_id)
@@ -77,7 +77,7 @@ class History:
 
         Raises NotFound, PreconditionFailed, NotSuperseded, MemoryExists, Forbidden.
         """
-        secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.key_id
+        secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.caller_id
         async with self._storage.write() as tx:
             now = self._clock.now()
             found = await tx.memories.locked(principal.tenant_id, memory_id)

@@ -32,6 +32,7 @@ from memory.ports.notices import Notices
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
 from memory.services.activity import Activity
+from memory.services.quotas import NO_QUOTA, SessionQuota
 from memory.services.tasks import CONSOLIDATE, subject_of_session
 
 _MOST_REQUESTS = 64
@@ -83,9 +84,11 @@ class Log:
         tokenizer: str,
         activity: Activity,
         notices: Notices,
+        quota: SessionQuota = NO_QUOTA,
     ) -> None:
         self._storage = storage
         self._notices = notices
+        self._quota = quota
         self._jobs = jobs
         self._clock = clock
         self._tokenizer = tokenizer
@@ -96,7 +99,8 @@ class Log:
     async def append(self, request: Request) -> Appended:
         """Answered when it is on disk.
 
-        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, TurnLost, StorageUnavailable.
+        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, TurnLost, QuotaExceeded,
+        StorageUnavailable.
         """
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
@@ -230,6 +234,8 @@ class Log:
         if added and request.expected_seq not in (None, log.session.last_seq):
             last = log.session.last_seq
             raise SequenceConflict(f"the last seq is {last}, not {request.expected_seq}", last_seq=last)
+        if added and log.session.session_key == _NOT_MADE and not log.added:
+            await self._quota.check(tx, request.tenant_id)
         answer = Appended(
             session_id=log.session.session_id,
             first_seq=min(event.seq for event in acknowledged),

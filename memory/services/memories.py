@@ -49,7 +49,7 @@ class Memories:
             _check(principal, memory)
         secret = await self._secrets.of(principal.tenant_id)
         tokens = await asyncio.to_thread(self._tokenizer.count, [memory.text for memory in new])
-        by, now = principal.agent_id or principal.key_id, self._clock.now()
+        by, now = principal.agent_id or principal.caller_id, self._clock.now()
         operation: str | None = None
         async with self._storage.write() as tx:
             drafts = [await self._draft(tx, principal, m, n, now) for m, n in zip(new, tokens, strict=True)]
@@ -131,7 +131,7 @@ class Memories:
             await tx.memories.lock_texts(principal.tenant_id, [text_hash])
             free = await is_free(tx, memory, text_hash, now)
             changed = await tx.memories.update(
-                memory, values, text_hash if free else None, principal.agent_id or principal.key_id, now
+                memory, values, text_hash if free else None, principal.agent_id or principal.caller_id, now
             )
             operation = await reindex(tx, memory, changed, now)
         if operation is not None:
@@ -169,7 +169,7 @@ class Memories:
 
 
 def _check(principal: Principal, new: NewMemory) -> None:
-    access.act_as(principal, new.agent_id)
+    access.check_author(principal, new.agent_id)
     _check_visibility(new.visibility, new.session_id, new.agent_id or principal.agent_id)
     if new.source is not None and not principal.may_reach(new.source.session_id):
         raise NotFound(f"there is no session '{new.source.session_id}'")

@@ -12,6 +12,7 @@ from memory.domain.sessions import Holdings, NewSession, Session, TierCounts
 from memory.ports.jobs import Clock
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
+from memory.services.quotas import NO_QUOTA, SessionQuota
 from memory.tiers.hot.policy import blocks
 from memory.tiers.hot.tier import HotTier
 
@@ -26,16 +27,18 @@ class SessionView:
 
 
 class Sessions:
-    def __init__(self, storage: Storage, hot: HotTier, clock: Clock) -> None:
+    def __init__(self, storage: Storage, hot: HotTier, clock: Clock, quota: SessionQuota = NO_QUOTA) -> None:
         self._storage = storage
+        self._quota = quota
         self._hot = hot
         self._clock = clock
 
     async def create(self, principal: Principal, new: NewSession) -> SessionView:
-        """Raises SessionExists, and Forbidden for a key that may only reach other sessions."""
+        """Raises SessionExists, QuotaExceeded, and Forbidden for a key that may only reach other sessions."""
         _check_name(principal, new.session_id)
         async with self._storage.write() as tx:
             now = self._clock.now()
+            await self._quota.check(tx, principal.tenant_id)
             await tx.tenants.secret(principal.tenant_id, now)  # a session belongs to a tenant that exists
             session = _made(new.session_id, await tx.sessions.create(principal.tenant_id, new, now))
         return SessionView(session, TierCounts(0, 0, 0, 0, 0))
@@ -43,12 +46,13 @@ class Sessions:
     async def fork(self, principal: Principal, session_id: str, fork_id: str, at_seq: int | None) -> SessionView:
         """A session of its own that begins with the log up to `at_seq` (None: all of it). No row of it is copied.
 
-        Raises NotFound, BeyondTheLog, SessionExists, ForkTooDeep, and Forbidden as `create`.
+        Raises NotFound, BeyondTheLog, SessionExists, ForkTooDeep, QuotaExceeded, and Forbidden as `create`.
         """
         access.check_reach(principal, session_id)
         _check_name(principal, fork_id)
         async with self._storage.write() as tx:
             parent = await access.locked(tx, principal, session_id, AgentRole.READER)
+            await self._quota.check(tx, principal.tenant_id)
             seq = parent.last_seq if at_seq is None else at_seq
             if seq > parent.last_seq:
                 raise BeyondTheLog(f"'{session_id}' ends at seq {parent.last_seq}", last_seq=parent.last_seq)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from memory.domain.errors import StratamemError
@@ -12,7 +14,6 @@ from memory.ports.storage import Storage
 from memory.services.keeping import remove
 from memory.services.reembedding import drop_others
 from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE, REEMBED
-from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,14 @@ _LAPSED = timedelta(hours=1)
 
 class Upkeep:
     def __init__(
-        self, storage: Storage, jobs: JobQueue, clock: Clock, *, idle: timedelta, retention: timedelta
+        self,
+        storage: Storage,
+        jobs: JobQueue,
+        clock: Clock,
+        *,
+        idle: timedelta,
+        retention: timedelta,
+        audit_retention: timedelta = timedelta(days=365),
     ) -> None:
         self._storage = storage
         self._jobs = jobs
@@ -40,6 +48,7 @@ class Upkeep:
         self._idle = idle
         self._retention = retention
         self._leaves_traces = False
+        self._audit_retention = audit_retention
 
     async def sweep(self) -> int:
         """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
@@ -70,7 +79,7 @@ class Upkeep:
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, answers of old Idempotency-Keys, moves, turns that a killed process left, and
+        """Forgets finished operations, answers of old Idempotency-Keys, moves, audit, turns of killed processes, and
         the vectors of embedding models that were replaced."""
         now = self._clock.now()
         before = now - self._retention
@@ -79,6 +88,7 @@ class Upkeep:
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
             await tx.moves.forget(before)
+            await tx.audit.forget(now - self._audit_retention)
         async with self._storage.read() as tx:
             tenants = await tx.tenants.ids()
         for tenant_id in tenants:
@@ -90,9 +100,21 @@ def _of_one_process(operation: Operation) -> bool:
     return "node" in (operation.result or {})
 
 
-async def flush_usage(usage: Usage, every: float) -> None:
-    """Runs until cancelled; `every`: seconds."""
+@asynccontextmanager
+async def flushed(flush: Callable[[], Awaitable[None]], every: float) -> AsyncIterator[None]:
+    """Within it, notes that are kept in memory are written every so many seconds, and once more at its end."""
+    task = asyncio.create_task(_flush_regularly(flush, every))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await flush()
+
+
+async def _flush_regularly(flush: Callable[[], Awaitable[None]], every: float) -> None:
     while True:
         await asyncio.sleep(every)
-        with contextlib.suppress(StratamemError):  # counts that wait for the database are written next time
-            await usage.flush()
+        with contextlib.suppress(StratamemError):  # what waits for the database is written next time
+            await flush()

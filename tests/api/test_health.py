@@ -59,11 +59,11 @@ async def test_texts_that_no_vector_finds_are_told_and_nobody_is_named(make: Any
     assert "embedding model" in str(report.embedder.reason)
 
 
-async def test_a_hanging_check_does_not_hang_the_probe(make: Any) -> None:
+async def test_a_hanging_check_does_not_hang_the_probe(make: Any, settings: Any) -> None:
     async def hang(*_: Any) -> None:
         await asyncio.sleep(60)
 
-    container = make.container(None)
+    container = make.container(settings)
     container.jobs.check = hang
     container.embedder.embed = hang
     health = Health(container.store, container.jobs, container.embedder, container.longterm, timeout=0.05)

@@ -1,13 +1,12 @@
-"""What every database keeps to about operations, which are the outbox, and about tenants and keys."""
+"""What every database keeps to about operations, which are the outbox, and about tenants."""
 
 import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from memory.domain.operations import NewOperation, OperationKind, OperationState, Progress
-from memory.domain.principals import ALL_SCOPES, Key, KeyScope, Reach
+from memory.domain.principals import Reach
 from tests.services import NOW, TENANT
 
 LEASE = timedelta(minutes=2)
@@ -222,39 +221,6 @@ async def test_a_tenant_keeps_its_secret(database):
     assert secrets[:3] * 4 == secrets
     async with storages[0].read() as tx:
         assert await tx.tenants.ids() == ["t0", "t1", "t2"]
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        Key("k1", TENANT, b"\x00\xff", ALL_SCOPES),
-        Key("k1", TENANT, b"hash", frozenset({KeyScope.READ}), "ann", frozenset({"s1", "s2"})),
-        Key("k1", TENANT, b"hash", frozenset(), None, frozenset()),
-    ],
-    ids=["all", "bound", "nothing"],
-)
-async def test_a_key_is_read_as_it_was_added(storage, key):
-    async with storage.write() as tx:
-        await tx.tenants.secret(TENANT, NOW)
-        assert not await tx.keys.any()
-        await tx.keys.add(key, NOW)
-    async with storage.read() as tx:
-        assert await tx.keys.find("k1") == key
-        assert await tx.keys.find("k2") is None
-        assert await tx.keys.any()
-
-
-async def test_a_key_needs_its_tenant_and_a_name_of_its_own(storage):
-    key = Key("k1", TENANT, b"hash", ALL_SCOPES)
-    with pytest.raises(IntegrityError):
-        async with storage.write() as tx:
-            await tx.keys.add(key, NOW)
-    async with storage.write() as tx:
-        await tx.tenants.secret(TENANT, NOW)
-        await tx.keys.add(key, NOW)
-    with pytest.raises(IntegrityError):
-        async with storage.write() as tx:
-            await tx.keys.add(key, NOW)
 
 
 def wanted(subject, **options):

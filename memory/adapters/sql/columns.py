@@ -1,4 +1,4 @@
-"""Which kinds of columns are there? The same to Python, whichever database keeps them."""
+"""Which types and shapes of columns do all tables share, on SQLite and PostgreSQL alike?"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,7 +28,7 @@ Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=Tru
 Id = sa.String(128)
 
 
-def own_key(name: str) -> sa.Column[int]:
+def key(name: str) -> sa.Column[int]:
     return sa.Column(name, Key, primary_key=True, autoincrement=True)
 
 

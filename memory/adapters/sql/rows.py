@@ -100,6 +100,11 @@ def key(row: Row) -> Key:
         scopes=frozenset(KeyScope(scope) for scope in row.scopes),
         agent_id=row.agent_id,
         session_ids=None if row.session_ids is None else frozenset(row.session_ids),
+        name=row.name,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
     )
 
 

@@ -261,6 +261,10 @@ class SqlSessions:
             await self._db.execute(table.delete().where(table.c.session_key == session_key))
         return counts
 
+    async def count(self, tenant_id: str) -> int:
+        query = sa.select(sa.func.count()).where(sessions.c.tenant_id == tenant_id)
+        return int((await self._db.execute(query)).scalar_one())
+
     async def totals(self, tenant_id: str) -> dict[str, int]:
         query = sa.select(
             sa.func.count(),

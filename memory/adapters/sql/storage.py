@@ -19,6 +19,7 @@ from sqlalchemy.util import await_only
 
 from memory.adapters.sql import sqlite_driver
 from memory.adapters.sql.agents import SqlAgents
+from memory.adapters.sql.audit import SqlAudit
 from memory.adapters.sql.changes import SqlChanges
 from memory.adapters.sql.clusters import SqlClusters
 from memory.adapters.sql.codebooks import SqlCodebooks
@@ -66,6 +67,7 @@ class SqlUnitOfWork:
         self.operations = SqlOperations(connection)
         self.turns = SqlTurns(connection)
         self.moves = SqlMoves(connection)
+        self.audit = SqlAudit(connection)
 
 
 class SqlStorage:

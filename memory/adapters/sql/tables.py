@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from memory.adapters.sql.columns import Id, Instant, Json, Key, few, own_key, session_key
+from memory.adapters.sql.columns import Id, Instant, Json, Key, few, key, session_key
 
 metadata = sa.MetaData(
     naming_convention={
@@ -13,7 +13,6 @@ metadata = sa.MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
 
 tenants = sa.Table(
     "tenants",
@@ -42,12 +41,16 @@ keys = sa.Table(
     sa.Column("agent_id", Id),
     sa.Column("session_ids", Json),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("name", sa.String(256)),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+    sa.Column("last_used_at", Instant, comment="true to the minute: a use costs no write"),
 )
 
 sessions = sa.Table(
     "sessions",
     metadata,
-    own_key("session_key"),
+    key("session_key"),
     sa.Column("tenant_id", Id, sa.ForeignKey("tenants.tenant_id"), nullable=False),
     sa.Column("session_id", Id, nullable=False),
     sa.Column("title", sa.Text),
@@ -94,7 +97,7 @@ session_agents = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    own_key("event_key"),
+    key("event_key"),
     session_key(),
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("event_id", Id, nullable=False),
@@ -132,7 +135,7 @@ idempotency = sa.Table(
 memories = sa.Table(
     "memories",
     metadata,
-    own_key("memory_key"),
+    key("memory_key"),
     sa.Column("tenant_id", Id, sa.ForeignKey("tenants.tenant_id"), nullable=False),
     sa.Column("memory_id", Id, nullable=False),
     sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), index=True),
@@ -189,7 +192,7 @@ memory_versions = sa.Table(
 clusters = sa.Table(
     "clusters",
     metadata,
-    own_key("cluster_key"),
+    key("cluster_key"),
     sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), nullable=False, index=True),
     sa.Column("audience", sa.String(160), nullable=False),
     sa.Column("centroid", sa.LargeBinary, nullable=False, comment="float32, 256 dimensions"),
@@ -200,7 +203,7 @@ clusters = sa.Table(
 segments = sa.Table(
     "segments",
     metadata,
-    own_key("segment_key"),
+    key("segment_key"),
     sa.Column("tenant_id", Id, nullable=False),
     session_key(nullable=True),
     sa.Column("item", sa.BigInteger, nullable=False),
@@ -236,7 +239,7 @@ segments = sa.Table(
 moves = sa.Table(
     "moves",
     metadata,
-    own_key("move_key"),
+    key("move_key"),
     sa.Column("tenant_id", Id, nullable=False),
     sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), nullable=False),
     sa.Column("audience", sa.String(160), nullable=False),
@@ -299,7 +302,7 @@ operations = sa.Table(
 codebooks = sa.Table(
     "codebooks",
     metadata,
-    own_key("codebook_key"),
+    key("codebook_key"),
     sa.Column("tenant_id", Id, nullable=False),
     sa.Column("space", sa.String(128), nullable=False),
     sa.Column("codec", sa.String(16), nullable=False),
@@ -317,7 +320,7 @@ codebooks = sa.Table(
 codes = sa.Table(
     "codes",
     metadata,
-    own_key("code_key"),
+    key("code_key"),
     sa.Column("tenant_id", Id, nullable=False, index=True),
     sa.Column("codebook_key", Key, sa.ForeignKey("codebooks.codebook_key"), nullable=False, index=True),
     sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), nullable=False, index=True),
@@ -336,7 +339,7 @@ coded_segments = sa.Table(
 turns = sa.Table(
     "turns",
     metadata,
-    own_key("turn_key"),
+    key("turn_key"),
     sa.Column("tenant_id", Id, nullable=False),
     sa.Column("session_id", Id, nullable=False, comment="it may be yet to be made"),
     sa.Column("lease_until", Instant, nullable=False, comment="unless it is renewed, it lapses then"),
@@ -347,7 +350,7 @@ turns = sa.Table(
 changes = sa.Table(
     "changes",
     metadata,
-    own_key("number"),
+    key("number"),
     sa.Column("xid", sa.BigInteger, nullable=False, comment="the writing transaction; 0 on SQLite"),
     sa.Column("tenant_id", Id, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
@@ -358,6 +361,24 @@ changes = sa.Table(
     sa.Index("ix_changes_tenant_id_xid_number", "tenant_id", "xid", "number"),
     sa.Index("ix_changes_xid_number", "xid", "number"),
     sqlite_autoincrement=True,
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    key("number"),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("at", Instant, nullable=False, index=True),
+    sa.Column("caller", sa.String(160), comment="a key_id, or whom a token names"),
+    sa.Column("agent_id", Id),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("session_id", Id),
+    sa.Column("subject", Id),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("request_id", Id),
+    sa.Index("ix_audit_tenant_id_number", "tenant_id", "number"),
+    sa.Index("ix_audit_tenant_id_session_id_number", "tenant_id", "session_id", "number"),
+    sqlite_autoincrement=True,  # a trigger refuses changes of a row: see its migration
 )
 
 followers = sa.Table(

@@ -7,6 +7,7 @@ and where it has ended it finds nothing more to do. Single moves are judged as b
 few members of our clusters, a segment's own part in its centroid keeps Lloyd's algorithm where it begins.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -201,12 +202,12 @@ def _splits(segments: Floats, of: Labels, labels: Labels, held: Floats, least: f
     order = np.argsort(of, kind="stable")
     starts = np.searchsorted(of[order], labels)
     for at, members in enumerate(np.split(order, starts[1:])):
-        length = float(np.linalg.norm(held[at]))
+        length = _length(held[at])
         if len(members) - length <= least:
             continue
         apart = _halves(segments[members], held[at])
-        parts = [float(np.linalg.norm(segments[members[part]].sum(axis=0))) for part in (apart, ~apart)]
-        gain = sum(parts) - length
+        parting = segments[members[apart]].sum(axis=0)
+        gain = _length(parting) + _length(held[at] - parting) - length
         if gain > least and 0 < apart.sum() < len(members):
             yield _Split(int(labels[at]), members, apart, gain)
 
@@ -215,13 +216,17 @@ def _halves(members: Floats, held: Floats) -> NDArray[np.bool_]:
     """Two-means, from the member that is least like all and the one least like that; True: the smaller half."""
     first = members[int((members @ held).argmin())]
     second = members[int((members @ first).argmin())]
-    apart = members @ first > members @ second
+    apart = members @ (first - second) > 0
     for _ in range(_TRIES):
-        one, two = members[apart].sum(axis=0), members[~apart].sum(axis=0)
-        lengths = max(float(np.linalg.norm(one)), 1e-12), max(float(np.linalg.norm(two)), 1e-12)
-        again = members @ (one / lengths[0]) > members @ (two / lengths[1])
+        one = members[apart].sum(axis=0)
+        two = held - one
+        again = members @ (one / max(_length(one), 1e-12) - two / max(_length(two), 1e-12)) > 0
         if (again == apart).all() or not 0 < again.sum() < len(members):
             break
         apart = again
     smaller: NDArray[np.bool_] = apart if apart.sum() <= len(members) / 2 else ~apart
     return smaller
+
+
+def _length(vector: Floats) -> float:
+    return math.sqrt(float(vector @ vector))

@@ -15,7 +15,9 @@ from memory.tiers.base import Floats
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """centroids: [c, 256]; members: the segments' vectors [n, 256]; of_cluster: int [n].
+    """centroids: [c, 256]; members: the segments' vectors, float16 [n, d]; of_cluster: int [n].
+
+    As they are stored, members take less room than as float32 in 256 dimensions, and their cosines are exact.
 
     version: of the space, and of all the sessions that it was made of.
     """
@@ -24,17 +26,18 @@ class Held:
     audiences: tuple[str, ...]
     centroids: Floats
     items: NDArray[np.int64]
-    members: Floats
+    members: NDArray[np.float16]
     of_cluster: NDArray[np.int64]
 
-    def probe(self, query: Floats, scope: Scope, probes: int) -> dict[int, float]:
-        """The cosine of each member of the nearest visible centroids, by item. `query`: [256]."""
+    def probe(self, vector: Floats, query: Floats, scope: Scope, probes: int) -> dict[int, float]:
+        """The cosine of each member of the nearest visible centroids, by item. `query`: it in 256 dimensions."""
         visible = np.array([audience in scope.audiences for audience in self.audiences], np.bool_)
         near = np.where(visible, self.centroids @ query, -np.inf)
         probed = [at for at in np.argsort(-near)[:probes] if visible[at]]
         chosen = np.flatnonzero(np.isin(self.of_cluster, probed))
         best: dict[int, float] = {}
-        for item, cosine in zip(self.items[chosen].tolist(), (self.members[chosen] @ query).tolist(), strict=True):
+        cosines = self.members[chosen].astype(np.float32) @ vector
+        for item, cosine in zip(self.items[chosen].tolist(), cosines.tolist(), strict=True):
             best[item] = max(best.get(item, -1.0), cosine)
         return best
 

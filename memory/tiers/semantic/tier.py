@@ -1,4 +1,4 @@
-"""The last hundred turns as clustered vectors of 256 dimensions.
+"""The last hundred turns, clustered: 256 dimensions choose the clusters, all dimensions compare their members.
 
 Segments and centroids are rows of the database; each process keeps the sessions it was asked about in memory, under
 the session's `semantic_version`. A cluster holds segments of one visibility class only.
@@ -50,7 +50,7 @@ class _Plan:
 
 class SemanticTier:
     name: ClassVar = TierName.SEMANTIC
-    holds: ClassVar = "segments of recent turns in 256 dimensions, clustered"
+    holds: ClassVar = "segments of recent turns, clustered in 256 dimensions"
     bound: ClassVar = "semantic_turns' worth of segments, at most 2,048 centroids a session"
 
     def __init__(self, *, storage: Storage, spaces: Spaces, settings: SemanticSettings, clock: Clock) -> None:
@@ -191,7 +191,7 @@ class SemanticTier:
         async with self._storage.read() as tx:
             counts = await tx.segments.counts(tenant_id)
             clusters = await tx.clusters.count(tenant_id)
-        size = counts["held"] * policy.DIMENSIONS * 2
+        size = counts["held"] * self._spaces.of(tenant_id).dimensions * 2
         return TierStats(
             counts["held"], size, counts["pending"], {"clusters": clusters, "segments": counts["segments"]}
         )
@@ -342,14 +342,15 @@ class SemanticTier:
             audiences=tuple(cluster.audience for cluster in clusters),
             centroids=policy.unit(sums_of(clusters)),
             items=np.array([segment.item for segment in segments], np.int64),
-            members=self._projected([segment.vector for segment in segments]),
+            members=_stored([segment.vector for segment in segments]),
             of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
         )
 
     def _probe(self, held: Held, scope: Scope, vector: Floats | None) -> dict[int, float]:
         if vector is None or not len(held.centroids):
             return {}
-        return held.probe(policy.project(vector[None, :], self._onto(len(vector)))[0], scope, self._settings.probes)
+        query = policy.project(vector[None, :], self._onto(len(vector)))[0]
+        return held.probe(vector, query, scope, self._settings.probes)
 
     def _departures(
         self,
@@ -366,8 +367,8 @@ class SemanticTier:
     def _projected(self, vectors: Sequence[bytes]) -> Floats:
         if not vectors:
             return np.zeros((0, 0), np.float32)
-        full = np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), -1)
-        return policy.project(full.astype(np.float32), self._onto(full.shape[1]))
+        stored = _stored(vectors)
+        return policy.project(stored.astype(np.float32), self._onto(stored.shape[1]))
 
     def _onto(self, dimensions: int) -> Floats:
         if dimensions not in self._projections:
@@ -390,3 +391,7 @@ async def _repeated(work: Callable[[str, int], Awaitable[int | None]], tenant_id
 async def _still_in(tx: UnitOfWork, tenant_id: str, space: str) -> bool:
     """Whether the tenant is in this space, and stays there until the unit of work ends."""
     return await tx.spaces.of(tenant_id, held=True) in (None, space)
+
+
+def _stored(vectors: Sequence[bytes]) -> NDArray[np.float16]:
+    return np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), -1) if vectors else np.zeros((0, 0), "<f2")

@@ -1,14 +1,18 @@
 """Clusters as the workers leave them: arranged, bounded, of one visibility class, and said in a few sentences."""
 
 import asyncio
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from memory.adapters.sql.clusters import SqlClusters
 from memory.bootstrap import build
 from memory.domain.errors import StorageUnavailable
-from memory.domain.principals import Principal
+from memory.domain.principals import Principal, Scope
 from memory.settings import Settings
+from memory.testing import WordHashEmbedder, WordTokenizer
+from memory.tiers.base import Conditions, Question
 from memory.tiers.semantic.settings import SemanticSettings
 from tests.unit.memory.services.conftest import ME, say, work
 
@@ -146,6 +150,23 @@ async def test_a_compacted_window_has_its_summary_from_the_workers(container):
         session = await tx.sessions.get("default", "s")
         made, _ = await tx.summaries.newest(1, up_to=99)
     assert made == session.shared_tokens // 4096 > 0
+
+
+async def test_members_are_compared_in_all_dimensions(settings):
+    wide = SimpleNamespace(embedder=WordHashEmbedder(400), tokenizer=WordTokenizer())
+    async with build(settings, models=wide) as container:
+        await say(container, "s", *remarks(24))
+        await work(container)
+        asked = (await wide.embedder.embed(["bread and flour"]))[0]
+        stored = (await wide.embedder.embed(remarks(24))).astype(np.float16).astype(np.float32)
+
+        async def vector():
+            return asked
+
+        question = Question("bread and flour", vector, Scope.of(ME, (1,)), Conditions(now=0.0), wanted=10)
+        found = await container.admin._semantic.recall(question)
+        assert len(found) == 24
+        np.testing.assert_allclose(found.dense, stored[found.seqs - 1] @ asked, atol=1e-5)
 
 
 async def test_every_cluster_is_told_in_sentences_of_its_own_members(container):

@@ -8,6 +8,7 @@ from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.operations import UNFINISHED
 from memory.domain.principals import Principal
 from memory.ports.storage import Storage
+from memory.services.clusters import Clusters
 from memory.services.consolidation import Consolidation
 from memory.services.duplicates import Duplicates
 from memory.services.forgetting import Forgetting
@@ -16,8 +17,11 @@ from memory.services.memories import Memories
 from memory.services.policies import Policies
 from memory.services.secrets import TenantSecrets
 from memory.services.spaces import TenantSpaces
+from memory.services.summaries import Summaries
 from memory.services.usage import Usage
 from memory.testing import SettableClock, WordHashEmbedder, WordTokenizer
+from memory.tiers.semantic.settings import SemanticSettings
+from memory.tiers.semantic.tier import SemanticTier
 
 ME = Principal("acme", agent_id="ann")
 LEASE = timedelta(minutes=1)
@@ -59,6 +63,7 @@ class World:
             lease=LEASE,
         )
         self.duplicates = Duplicates(self.storage, self.spaces, self.clock, LEASE, 0.9)
+        semantic = SemanticTier(storage=self.storage, spaces=self.spaces, settings=SemanticSettings(), clock=self.clock)
         self.consolidation = Consolidation(
             storage=self.storage,
             spaces=self.spaces,
@@ -68,6 +73,7 @@ class World:
             clock=self.clock,
             lease=LEASE,
             duplicates=self.duplicates,
+            clusters=Clusters(self.storage, semantic, Summaries(self.storage, str.split), str.split),
         )
 
     async def add(self, *texts, **options):
