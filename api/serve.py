@@ -82,7 +82,7 @@ async def embedded_workers(container: Container) -> AsyncIterator[None]:
     """Background work in a thread of this process, on the models that are loaded here already."""
     from workers import embedded
 
-    handle = await asyncio.to_thread(embedded.start, container.settings, container, container.traffic)
+    handle = await asyncio.to_thread(embedded.start, container.settings, container, container.traffic, container.former)
     try:
         yield
     finally:

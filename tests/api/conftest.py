@@ -161,6 +161,7 @@ class FakeContainer:
         self.memories, self.forgetting, self.operations, self.admin = Service(), Service(), Service(), Service()
         self.abstracts = Service()
         self.kv, self.history, self.indexes, self.policies = Service(), Service(), Service(), Service()
+        self.reembedding = Service()
         self.evictions = Service()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from memory.adapters.jobs.celery_app import job_app, queue_name
 from memory.domain.errors import InvalidInput, StorageUnavailable
-from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, FORGET, PURGE, SWEEP
+from memory.services.tasks import CONSOLIDATE, EMBED, EVICT, FORGET, PURGE, REEMBED, SWEEP
 from workers import embedded
 from workers.schedule import EXPIRE, UPKEEP
 
@@ -42,6 +42,7 @@ def test_every_job_calls_its_service(services, new_settings, new_queue, started,
         EVICT: "evict",
         PURGE: "finish_purge",
         FORGET: "finish_forget",
+        REEMBED: "reembed",
     }
     for task, method in expected.items():
         queue.send(task, f"op_{task}")

@@ -34,6 +34,7 @@ from memory.adapters.sql.operations import SqlOperations
 from memory.adapters.sql.segments import SqlSegments
 from memory.adapters.sql.sessions import SqlSessions
 from memory.adapters.sql.settings import DatabaseSettings
+from memory.adapters.sql.spaces import SqlSpaces
 from memory.adapters.sql.summaries import SqlSummaries
 from memory.adapters.sql.turns import SqlTurns
 from memory.adapters.sql.versions import SqlVersions
@@ -58,6 +59,7 @@ class SqlUnitOfWork:
         self.memories = SqlMemories(connection)
         self.versions = SqlVersions(connection)
         self.segments = SqlSegments(connection)
+        self.spaces = SqlSpaces(connection)
         self.clusters = SqlClusters(connection)
         self.summaries = SqlSummaries(connection)
         self.codebooks = SqlCodebooks(connection)
