@@ -1,4 +1,4 @@
-"""How is the web application put together? One table of routers, three layers around them, one container behind."""
+"""How is the web application put together? One table of routers, five layers around them, one container behind."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -11,17 +11,22 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 import api.admin.endpoints
+import api.agents.endpoints
+import api.audit.endpoints
 import api.chat.endpoints
 import api.context.endpoints
 import api.events.endpoints
 import api.health.endpoints
+import api.keys.endpoints
 import api.kv.endpoints
 import api.memories.endpoints
 import api.operations.endpoints
 import api.recall.endpoints
 import api.sessions.endpoints
 from api import errors
+from api.audit.trail import Audited
 from api.limits import BodyLimit, ReadDeadline
+from api.meter import Meter
 from api.observe import Observe
 from api.version import VERSION
 from memory import bootstrap
@@ -36,11 +41,17 @@ ROUTERS: tuple[APIRouter, ...] = (
     api.memories.endpoints.router,
     api.chat.endpoints.router,
     api.sessions.endpoints.router,
+    api.agents.endpoints.router,
     api.kv.endpoints.router,
     api.operations.endpoints.router,
     api.health.endpoints.router,
     api.admin.endpoints.router,
+    api.keys.endpoints.router,
+    api.audit.endpoints.router,
 )
+
+# From the outermost to the innermost.
+LAYERS = (Observe, ReadDeadline, Audited, Meter, BodyLimit)
 
 _DESCRIPTION = """Memory for agents: what was said stays in an append-only log and is recalled from three tiers.
 Errors are problem details (RFC 9457): match on `code`. Every answer has an `X-Request-Id`."""
@@ -56,7 +67,7 @@ def create_app(source: Settings | Container) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
-        middleware=[Middleware(Observe), Middleware(ReadDeadline), Middleware(BodyLimit)],
+        middleware=[Middleware(layer) for layer in LAYERS],
     )
     errors.install(app)
     for router in ROUTERS:

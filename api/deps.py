@@ -4,7 +4,9 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Path, Request
 
-from api.auth import Administrator, Reader, Writer
+from api.audit.trail import Trailing
+from api.auth import Administrator, Reader, TenantAdministrator, Writer
+from api.meter import Spending
 from api.paging import PageParameters
 from api.values import CLIENT_ID_PATTERN
 from memory.bootstrap import Container
@@ -13,11 +15,15 @@ __all__ = [
     "Administrator",
     "App",
     "IfMatch",
+    "KeyId",
     "MemoryId",
     "OperationId",
     "PageParameters",
     "Reader",
     "SessionId",
+    "Spending",
+    "TenantAdministrator",
+    "Trailing",
     "Writer",
 ]
 
@@ -29,5 +35,6 @@ async def _container(request: Request) -> Container:
 App = Annotated[Container, Depends(_container)]
 IfMatch = Annotated[str | None, Header(max_length=256, description="The `ETag` last read, or `*`.")]
 SessionId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
+KeyId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
 MemoryId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
 OperationId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]

@@ -17,7 +17,8 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from memory.domain.errors import Retryable, StratamemError
+from memory.domain.errors import RateLimited, Retryable, StratamemError
+from memory.domain.quotas import Standing
 
 PROBLEM_JSON = "application/problem+json"
 INVALID_INPUT = "invalid_input"
@@ -90,7 +91,8 @@ _DESCRIPTIONS = {
     409: "The state is not what the request expects",
     412: "If-Match names another version",
     413: "Over a published limit",
-    429: "So many answers of this tenant (`too_many_answers`) or turns of this session (`too_many_turns`) wait already",
+    429: "A limit of this key or tenant (`rate_limited`, `quota_exceeded`), or so many answers (`too_many_answers`) or"
+    " turns of the session (`too_many_turns`) wait already",
     422: "The request can't be served as it is (`invalid_input`, `invalid_text`, `invalid_json`, …)",
     500: "Our mistake; the log has it under the answer's `X-Request-Id`",
     503: "The same call may succeed later",
@@ -100,7 +102,7 @@ _DESCRIPTIONS = {
 def problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
     """The `responses=` of an endpoint that may answer these beside what every endpoint may answer."""
     content = {PROBLEM_JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
-    every = {401, 403, 413, 422, 500, 503, *statuses}
+    every = {401, 403, 413, 422, 429, 500, 503, *statuses}
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in sorted(every)}
 
 
@@ -166,9 +168,22 @@ async def _on_stratamem_error(request: Request, raised: Exception) -> Response:
     headers = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="stratamem"'
+    elif isinstance(error, RateLimited):
+        headers |= {"Retry-After": str(error.standing.reset), **rate_limit(error.standing)}
     elif isinstance(error, Retryable):
         headers["Retry-After"] = _RETRY_AFTER
     return problem(request, error.status, error.code, error.detail, facts=error.facts, headers=headers)
+
+
+def rate_limit(standing: Standing) -> dict[str, str]:
+    """The headers that say how far a caller may still go (IETF's draft of RateLimit header fields, version 6)."""
+    allowance = standing.allowance
+    return {
+        "RateLimit-Limit": str(allowance.amount),
+        "RateLimit-Remaining": str(standing.remaining),
+        "RateLimit-Reset": str(standing.reset),
+        "RateLimit-Policy": f"{allowance.amount};w={allowance.seconds}",
+    }
 
 
 async def _on_invalid_request(request: Request, raised: Exception) -> Response:

@@ -40,6 +40,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
         status = 0
         begun = time.perf_counter()
 

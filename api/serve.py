@@ -51,7 +51,7 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
     async with AsyncExitStack() as stack:
         stack.enter_context(on_signals(starting.cancel))
         container = await _opened(stack, settings)
-        if not settings.loopback and not await container.keys.any():
+        if not settings.loopback and container.tokens is None and not await container.keys.any():
             raise StartError(
                 f"listening on {settings.host} without a key would open the memory to everybody:"
                 " make a key with `stratamem keys create`, then start again",
@@ -60,7 +60,12 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         if settings.embedded:
             await stack.enter_async_context(embedded_workers(container))
         server = Server(create_app(container), lambda: announce(base_url(settings.host, listener)))
-        stack.enter_context(on_signals(server.stop))
+
+        def stop() -> None:
+            container.streams.end()  # the server waits for answers that go on for ever
+            server.stop()
+
+        stack.enter_context(on_signals(stop))
         # The half million objects of the libraries live as long as the process: a collection need not walk them.
         gc.freeze()
         await server.serve(sockets=[listener])

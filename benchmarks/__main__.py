@@ -23,6 +23,8 @@ NAMES = (
     "append_throughput",
     "read_your_writes",
     "crash",
+    "streaming",
+    "multi_agent",
     "recall_quality",
     "longterm_scale",
     "embedding",

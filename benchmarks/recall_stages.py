@@ -26,8 +26,9 @@ from memory.domain.principals import DEFAULT_TENANT, Principal
 from memory.domain.recall import RecallRequest
 from memory.services import recall
 from memory.settings import Settings
-from memory.tiers.longterm.catalogue import Catalogue
+from memory.tiers.longterm import tier
 from memory.tiers.longterm.opened import OpenTenant
+from memory.tiers.longterm.search import Search
 from memory.tiers.longterm.tenant_index import TenantIndex
 from memory.tiers.longterm.tier import LongTermTier
 
@@ -36,16 +37,14 @@ WARM_UP = 20
 
 
 class Stopwatch:
-    """How long do the parts of a recall take? Wraps them in this process; a part that is gone is left out."""
+    """How long do the parts of a recall take? Wraps them in this process. AttributeError: a part is gone."""
 
     def __init__(self) -> None:
         self.laps: list[dict[str, float]] = []
         self._now: dict[str, float] = {}
 
     def watch(self, name: str, owner: Any, attribute: str) -> None:
-        plain = getattr(owner, attribute, None)
-        if plain is None:
-            return
+        plain = getattr(owner, attribute)
 
         async def later(*arguments: Any, **named: Any) -> Any:
             with self._timed(name):
@@ -80,16 +79,15 @@ def watched() -> Stopwatch:
         ("recall.rank", recall.Recall, "_ranked"),
         ("recall.rank.catch_up", OpenTenant, "catch_up"),
         ("recall.rank.embed_newest", LongTermTier, "_embed_newest"),
-        ("recall.rank.filter_values", LongTermTier, "_leaves"),
+        ("recall.rank.filter_values", tier, "given_for"),
         ("recall.rank.without_vectors", TenantIndex, "without_vectors"),
         ("recall.rank.prepare", TenantIndex, "prepare"),
-        ("recall.rank.prepare.conditions", TenantIndex, "_matching"),
+        ("recall.rank.prepare.view", TenantIndex, "_view"),
         ("recall.rank.prepare.words", TantivyIndex, "search"),
         ("recall.rank.search", TenantIndex, "search"),
-        ("recall.rank.search.vectors", TenantIndex, "_nearest"),
-        ("recall.rank.search.candidates", TenantIndex, "_candidates"),
-        ("recall.rank.search.candidates.population", TenantIndex, "_population"),
-        ("recall.rank.scope (in prepare and without_vectors)", Catalogue, "in_scope"),
+        ("recall.rank.search.vectors", Search, "_nearest"),
+        ("recall.rank.search.facts", Search, "_facts"),
+        ("recall.rank.search.facts.population", Search, "_population"),
         ("recall.rank.fusion", recall, "fuse"),
         ("recall.read_texts", recall.Recall, "_read"),
         ("recall.fit", recall.Recall, "_fitted"),

@@ -8,11 +8,12 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from memory.adapters.identity.settings import OidcSettings
 from memory.adapters.jobs.settings import JobSettings
 from memory.adapters.models.settings import GenerationSettings, Precision
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.recall.settings import RecallSettings
-from memory.services.settings import CodecSettings, MemorySettings
+from memory.services.settings import AuditSettings, CodecSettings, LimitSettings, MemorySettings
 from memory.tiers.hot.settings import HotSettings
 from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.semantic.settings import SemanticSettings
@@ -86,6 +87,9 @@ class Settings(BaseSettings):
     codecs: CodecSettings = CodecSettings()
     generation: GenerationSettings = GenerationSettings()
     memories: MemorySettings = MemorySettings()
+    limits: LimitSettings = LimitSettings()
+    audit: AuditSettings = AuditSettings()
+    oidc: OidcSettings = OidcSettings()
 
     @field_validator("runtime_url", "runtime_key", "model", "models_dir", mode="before")
     @classmethod

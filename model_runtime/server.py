@@ -25,7 +25,7 @@ from model_runtime.generators.chat import UnfitMessages
 from model_runtime.generators.job import Done, Event, Failed, Text
 from model_runtime.generators.runtime import POLICIES, Runtime
 from model_runtime.generators.sampling import SamplingOptions
-from model_runtime.kv.reports import Described, Dropped, NotPinned, Prefetched, Suspended
+from model_runtime.kv.reports import Described, Dropped, Moved, NotPinned, Prefetched, Suspended
 
 NO_MODEL = "no_model_configured"
 
@@ -172,6 +172,8 @@ async def kv(served: Here, body: wire.KVRequest) -> wire.KVAnswer:
             return wire.KVAnswer(suspended=report)
         case Dropped():
             return wire.KVAnswer(dropped=report)
+        case Moved():
+            return wire.KVAnswer(moved=report)
         case None:
             return wire.KVAnswer()
 

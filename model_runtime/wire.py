@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_runtime.kv.reports import Described, Dropped, NotPinned, Prefetched, Suspended
+from model_runtime.kv.reports import Described, Dropped, Moved, NotPinned, Prefetched, Report, Suspended
 
 MOST_TEXTS = 1_024
 """Of one request to embed."""
@@ -90,7 +90,7 @@ class WarmAnswer(_Wire):
 class KVRequest(_Wire):
     """`what`: one of `kv.reports.QUESTIONS`. `until`: of a pin, seconds since 1970; None: it ends."""
 
-    what: Literal["report", "pin", "prefetch", "suspend", "drop"]
+    what: Literal["report", "pin", "prefetch", "suspend", "drop", "moves"]
     tenant: _Name
     memory_key: _Name
     until: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
@@ -104,10 +104,11 @@ class KVAnswer(_Wire):
     prefetched: Prefetched | None = None
     suspended: Suspended | None = None
     dropped: Dropped | None = None
+    moved: Moved | None = None
 
     @property
-    def report(self) -> Described | NotPinned | Prefetched | Suspended | Dropped | None:
-        return self.described or self.not_pinned or self.prefetched or self.suspended or self.dropped
+    def report(self) -> Report | None:
+        return self.described or self.not_pinned or self.prefetched or self.suspended or self.dropped or self.moved
 
 
 class MomentAnswer(_Wire):

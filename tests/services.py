@@ -27,7 +27,9 @@ from memory.adapters.sql.tables import metadata
 from memory.domain.events import Event, EventVisibility, Role
 from memory.domain.ids import ItemId, new_id
 from memory.domain.memories import Memory, MemoryKind, MemoryVisibility
+from memory.domain.moves import NewMove, Parts, Reason
 from memory.domain.principals import SHARED, TENANT_WIDE
+from memory.domain.recall import TierName
 from memory.domain.segments import NewSegment, Span
 from memory.domain.sessions import NewSession, Session
 from memory.ports.storage import UnitOfWork
@@ -280,6 +282,25 @@ async def add_memory(tx: UnitOfWork, text: str = "The key is under the pot.", **
     stored = await tx.memories.add(memory, memory.memory_id.encode(), "ann")
     assert stored is not None
     return stored
+
+
+def new_move(session: Session, seq: int = 1, **changes: Any) -> NewMove:
+    move = NewMove(
+        session_key=session.session_key,
+        audience="session",
+        origin=TierName.SEMANTIC,
+        target=TierName.LONGTERM,
+        reason=Reason.LEAST_VALUE,
+        first_seq=seq,
+        last_seq=seq,
+        pieces=1,
+        size=512,
+        unit="bytes",
+        score=-7.85,
+        parts=Parts(recency=-0.5, use=0.7, importance=3.2, cost=-11.0, redundancy=-0.25),
+        cluster_key=3,
+    )
+    return replace(move, **changes)
 
 
 def new_segment(item: ItemId, ordinal: int = 0, **changes: Any) -> NewSegment:

@@ -1,17 +1,21 @@
 """What operators look at."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
-from api.deps import Administrator, App, SessionId
+from api.admin.schemas import BlockMoveAnswer, MoveAnswer, PreviewAnswer, PreviewEvictions
+from api.deps import Administrator, App, PageParameters, SessionId
 from api.errors import problems
 from api.operations.schemas import OperationAnswer
 from api.paging import Page
 from api.purges import LOCATION
+from api.values import CLIENT_ID_PATTERN
 from memory.domain.operations import IndexName, Operation, OperationKind
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
+
+_EVICTIONS = "evictions"
 
 
 @router.get("/overview", summary="Sizes, queues and rates", responses=problems())
@@ -32,6 +36,30 @@ async def session_tiers(app: App, caller: Administrator, session_id: SessionId) 
 @router.get("/jobs", summary="Background work", responses=problems())
 async def jobs(app: App, caller: Administrator) -> dict[str, Any]:
     return await app.admin.jobs(caller)
+
+
+@router.get("/evictions", summary="What left which tier, newest first", responses=problems(404))
+async def evictions(
+    app: App,
+    caller: Administrator,
+    wanted: PageParameters,
+    session_id: Annotated[str | None, Query(pattern=CLIENT_ID_PATTERN)] = None,
+) -> Page[MoveAnswer]:
+    before = wanted.after_number(_EVICTIONS)
+    found = await app.evictions.page(caller, session_id, before_key=before, limit=wanted.read)
+    return wanted.cut(_EVICTIONS, found, MoveAnswer.of, lambda move: move.move_key)
+
+
+@router.get("/evictions/blocks", summary="The latest moves of KV blocks, as the runtime tells", responses=problems(503))
+async def block_moves(app: App, caller: Administrator) -> Page[BlockMoveAnswer]:
+    """Blocks are found by content and belong to no session; earlier moves are only counted, in `/metrics`."""
+    found = await app.evictions.blocks(caller)
+    return Page(items=[BlockMoveAnswer.model_validate(move) for move in found], next_cursor=None)
+
+
+@router.post("/evictions/preview", summary="What would leave a tier now, and why", responses=problems(404))
+async def preview(app: App, caller: Administrator, body: PreviewEvictions) -> PreviewAnswer:
+    return PreviewAnswer.model_validate(await app.evictions.preview(caller, body.to_domain()))
 
 
 @router.get("/codecs", summary="Codebooks, and what they keep of the vectors of cold segments", responses=problems())

@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from api.chat.answers import ChatAnswer, EmbeddingsAnswer, ModelAnswer, ModelsAnswer, Reply, UsageAnswer
 from api.chat.schemas import ChatRequest, EmbeddingsRequest
-from api.deps import App, Reader
+from api.deps import App, Reader, Spending, Trailing
 from api.errors import OpenAIProblem, openai_error, problems
+from api.meter import Spent
+from api.streaming import EventStream
 from memory.domain.errors import StratamemError, UnknownModel
 from memory.domain.generation import Chunk, Delta, Finished
 from memory.domain.ids import new_id
@@ -50,11 +50,12 @@ async def model(app: App, caller: Reader, model: str) -> ModelAnswer:
 
 
 @router.post("/embeddings", summary="Vectors of texts", responses=problems(400, 404, model=OpenAIProblem))
-async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> EmbeddingsAnswer:
+async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest, spent: Spending) -> EmbeddingsAnswer:
     body.check_dimensions(app.embedder.dimensions)
     if body.model not in (app.embeddings.model, app.settings.embedder):
         raise UnknownModel(f"there is no embedder '{body.model}' here, only '{app.embeddings.model}'")
     vectors, tokens = await app.embeddings.embed(body.input)
+    spent.tokens(tokens)
     return EmbeddingsAnswer.of(vectors, body, model=app.embeddings.model, tokens=tokens)
 
 
@@ -67,8 +68,11 @@ async def embeddings(app: App, caller: Reader, body: EmbeddingsRequest) -> Embed
         200: {"content": {"text/event-stream": {}}, "description": "The answer, or with `stream` its pieces"},
     },
 )
-async def complete(app: App, caller: Reader, body: ChatRequest, request: Request) -> Response | ChatAnswer:
+async def complete(
+    app: App, caller: Reader, body: ChatRequest, request: Request, spent: Spending, trail: Trailing
+) -> Response | ChatAnswer:
     principal = access.act_as(caller, body.agent_id)
+    trail.about(body.memory_key, by=principal, writes=body.memory_key is not None and body.memory.store)
     if body.model == app.generation.model:
         body.check_length(app.generation.max_tokens)
     reply = Reply(f"chatcmpl-{new_id()}", int(time.time()), body.model)
@@ -76,26 +80,12 @@ async def complete(app: App, caller: Reader, body: ChatRequest, request: Request
         opened = stack.enter_async_context(app.generation.turn(principal, body.to_turn()))
         turn = await _while_there(request, opened)  # it may wait for earlier turns of its session
         if not body.stream:
-            return await _while_there(request, _whole(turn, reply))
+            return await _while_there(request, _whole(turn, reply, spent))
         first = await _while_there(
             request, anext(turn.chunks)
         )  # what can't be begun is answered with a status, not inside a stream
         kept = stack.pop_all()
-    return _Stream(kept, _pieces(turn, first, reply, body))
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events. However it ends, read to the end or not even begun, `stack` is left: it holds the turn."""
-
-    def __init__(self, stack: AsyncExitStack, pieces: AsyncGenerator[str, None]) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(pieces, media_type="text/event-stream", headers=headers)
-        self._stack = stack
-        self._stack.push_async_callback(pieces.aclose)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._stack:
-            await super().__call__(scope, receive, send)
+    return EventStream(kept, _pieces(turn, first, reply, body, spent))
 
 
 async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
@@ -114,22 +104,26 @@ async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _whole(turn: Turn, reply: Reply) -> ChatAnswer:
+async def _whole(turn: Turn, reply: Reply, spent: Spent) -> ChatAnswer:
     texts: list[str] = []
     async for chunk in turn.chunks:
         if isinstance(chunk, Finished):
+            _charge(spent, chunk)
             return reply.whole("".join(texts), chunk.reason, _usage(turn, chunk))
         texts.append(chunk.text)
     raise AssertionError("an answer without an end")
 
 
-async def _pieces(turn: Turn, first: Chunk, reply: Reply, body: ChatRequest) -> AsyncGenerator[str, None]:
+async def _pieces(
+    turn: Turn, first: Chunk, reply: Reply, body: ChatRequest, spent: Spent
+) -> AsyncGenerator[str | bytes, None]:
     yield _event(reply.opening().model_dump_json())
     try:
         async for piece in _with_first(first, turn):
             if isinstance(piece, Delta):
                 yield _event(reply.text(piece.text).model_dump_json())
                 continue
+            _charge(spent, piece)
             yield _event(reply.ending(piece.reason).model_dump_json())
             if body.include_usage:
                 yield _event(reply.usage(_usage(turn, piece)).model_dump_json())
@@ -148,6 +142,10 @@ async def _with_first(first: Chunk, turn: Turn) -> AsyncIterator[Chunk]:
 
 def _event(data: str) -> str:
     return f"data: {data}\n\n"
+
+
+def _charge(spent: Spent, finished: Finished) -> None:
+    spent.tokens(finished.usage.prompt_tokens + finished.usage.completion_tokens)
 
 
 def _usage(turn: Turn, finished: Finished) -> UsageAnswer:

@@ -1,14 +1,19 @@
 """Append to a session's log, and read it."""
 
+from contextlib import AsyncExitStack
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
-from api.deps import App, PageParameters, Reader, SessionId, Writer
+from api.auth import check_still_valid
+from api.deps import App, PageParameters, Reader, SessionId, Spending, Writer
 from api.errors import problems
+from api.events.following import pieces
 from api.events.schemas import AppendedAnswer, AppendEvents, EventAnswer, Order
 from api.metrics import EVENTS
 from api.paging import Page
+from api.streaming import EventStream
 from api.values import MAX_INT
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/events", tags=["events"])
@@ -34,6 +39,7 @@ async def append(
     session_id: SessionId,
     body: AppendEvents,
     response: Response,
+    spent: Spending,
     idempotency_key: IdempotencyKey = None,
 ) -> AppendedAnswer:
     appended = await app.events.append(
@@ -43,6 +49,7 @@ async def append(
         response.status_code = 200
     else:
         EVENTS.inc(len(appended.event_ids))
+        spent.tokens(appended.token_count)
     return AppendedAnswer.model_validate(appended)
 
 
@@ -70,3 +77,35 @@ async def page(
         descending=descending,
     )
     return wanted.cut(listing, events, EventAnswer.model_validate, lambda event: event.seq)
+
+
+@router.get(
+    "/stream",
+    summary="Follow the log live: server-sent events",
+    response_class=StreamingResponse,
+    responses={
+        **problems(404, 409, 429),
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "`event: appended`, `id: <seq>`, and in `data` the event as in the list; for ever",
+        },
+    },
+)
+async def stream(
+    app: App,
+    caller: Reader,
+    session_id: SessionId,
+    request: Request,
+    last_event_id: Annotated[
+        str | None,
+        Header(pattern=r"^[0-9]{1,15}$", description="The `id` that came last; goes before `after_seq`."),
+    ] = None,
+    after_seq: Annotated[
+        int, Query(ge=0, le=MAX_INT, description="Only what came after it; 0: from the beginning of the log.")
+    ] = 0,
+) -> EventStream:
+    place = after_seq if last_event_id is None else int(last_event_id)
+    async with AsyncExitStack() as stack:
+        reader = await stack.enter_async_context(app.streams.reader(caller, session_id, place))
+        kept = stack.pop_all()
+    return EventStream(kept, pieces(reader, lambda: check_still_valid(request)))

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api import purges
-from api.deps import App, IfMatch, MemoryId, PageParameters, Reader, Writer
+from api.deps import App, IfMatch, MemoryId, PageParameters, Reader, Spending, Trailing, Writer
 from api.errors import problems
 from api.memories.schemas import (
     AddedMemories,
@@ -32,8 +32,12 @@ _IdFilter = Annotated[str | None, Query(pattern=CLIENT_ID_PATTERN)]
 
 
 @router.post("", status_code=201, summary="Write memories", responses=problems(404, 409))
-async def add(app: App, caller: Writer, body: AddMemories, response: Response) -> AddedMemories:
+async def add(
+    app: App, caller: Writer, body: AddMemories, response: Response, spent: Spending, trail: Trailing
+) -> AddedMemories:
+    trail.about(*(memory.session_id for memory in body.memories))
     added = await app.memories.add(caller, body.to_domain())
+    spent.tokens(sum(one.memory.token_count for one in added if not one.deduplicated))
     if len(added) == 1:
         response.headers["ETag"] = added[0].memory.etag
         response.headers["Location"] = f"/v1/memories/{added[0].memory.memory_id}"

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api import purges
-from api.deps import App, IfMatch, PageParameters, Reader, SessionId, Writer
+from api.deps import App, IfMatch, PageParameters, Reader, SessionId, Trailing, Writer
 from api.errors import problems
 from api.memories.schemas import AddedMemory
 from api.operations.schemas import OperationAnswer
@@ -21,8 +21,12 @@ _LIST = "sessions"
 
 
 @router.post("", status_code=201, summary="Create a session", responses=problems(409))
-async def create(app: App, caller: Writer, response: Response, body: CreateSession | None = None) -> SessionAnswer:
-    return _created(await app.sessions.create(caller, (body or CreateSession()).to_domain()), response)
+async def create(
+    app: App, caller: Writer, response: Response, trail: Trailing, body: CreateSession | None = None
+) -> SessionAnswer:
+    view = await app.sessions.create(caller, (body or CreateSession()).to_domain())
+    trail.about(view.session.session_id)
+    return _created(view, response)
 
 
 @router.post(
@@ -32,10 +36,16 @@ async def create(app: App, caller: Writer, response: Response, body: CreateSessi
     responses=problems(404, 409),
 )
 async def fork(
-    app: App, caller: Writer, session_id: SessionId, response: Response, body: ForkSession | None = None
+    app: App,
+    caller: Writer,
+    session_id: SessionId,
+    response: Response,
+    trail: Trailing,
+    body: ForkSession | None = None,
 ) -> SessionAnswer:
     wanted = body or ForkSession()
     fork_id = wanted.session_id or new_id()
+    trail.about(session_id, subject=fork_id)
     return _created(await app.sessions.fork(caller, session_id, fork_id, wanted.at_seq), response)
 
 

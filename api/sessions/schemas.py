@@ -82,6 +82,7 @@ class SessionAnswer(Answer):
     forked_from: str | None = Field(
         default=None, exclude_if=absent, description="Unless it is no fork or that is gone."
     )
+    closed: bool = Field(description="To all but the agents that it lists.")
     tiers: Tiers
 
     @classmethod
@@ -99,6 +100,7 @@ class SessionAnswer(Answer):
             event_count=session.event_count,
             token_count=session.token_count,
             forked_from=view.forked_from,
+            closed=session.closed,
             tiers=Tiers(
                 hot=HotTier(tokens=held.hot_tokens, blocks=held.hot_blocks),
                 semantic=SemanticTier(segments=held.semantic_segments, clusters=held.semantic_clusters),

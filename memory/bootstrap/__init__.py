@@ -5,13 +5,11 @@ closes what it opened, in reverse. `serving=False` is for workers: they write ro
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Protocol
 
 from memory.adapters.clock import SystemClock
@@ -27,21 +25,24 @@ from memory.adapters.models.inprocess import load_models
 from memory.adapters.models.runtime_http import RemoteRuntime
 from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.models.vqvae import LearnedCodec
-from memory.adapters.node_folders import FolderInUse, clear_abandoned, held
-from memory.adapters.sql.storage import SqlStorage
+from memory.adapters.notices import LocalNotices
+from memory.adapters.sql.notices import PostgresNotices
+from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
-from memory.bootstrap import engines
-from memory.domain.errors import TierUnavailable
+from memory.bootstrap import callers, engines, folders
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
+from memory.ports.identity import TokenVerifier
 from memory.ports.indexes import VectorIndexes
-from memory.ports.kv import KVStore
 from memory.ports.models import Embedder, Tokenizer
+from memory.ports.notices import Notices
 from memory.services.abstracts import Abstracts
 from memory.services.activity import Activity
 from memory.services.admin import Admin
+from memory.services.agents import Agents
+from memory.services.audit import Audit
 from memory.services.clusters import Clusters
 from memory.services.codecs import Codecs
 from memory.services.consolidation import Consolidation
@@ -49,6 +50,7 @@ from memory.services.context import Contexts
 from memory.services.duplicates import Duplicates
 from memory.services.embeddings import Embeddings
 from memory.services.events import Events
+from memory.services.evictions import Evictions
 from memory.services.forgetting import Forgetting
 from memory.services.generation import Generation
 from memory.services.health import Health
@@ -62,13 +64,15 @@ from memory.services.operations import Operations
 from memory.services.passages import Passages
 from memory.services.past import FormerTexts
 from memory.services.policies import Policies
+from memory.services.quotas import Quotas, SessionQuota
 from memory.services.recall import Recall
 from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
+from memory.services.streams import Streams
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
 from memory.services.turns import Turns
-from memory.services.upkeep import Upkeep, flush_usage
+from memory.services.upkeep import Upkeep, flushed
 from memory.services.usage import Usage
 from memory.services.warming import Warming
 from memory.settings import Settings
@@ -80,7 +84,8 @@ from memory.tiers.semantic.tier import SemanticTier
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_USAGE_EVERY = 5.0
+_FLUSH_EVERY = 5.0
+_FLUSH_AUDIT_EVERY = 1.0
 
 
 class Models(Protocol):
@@ -102,9 +107,14 @@ class Container:
     tokenizer: Tokenizer
     longterm: LongTermTier
     keys: Keys
+    tokens: TokenVerifier | None
+    quotas: Quotas
+    audit: Audit
     health: Health
     sessions: Sessions
+    agents: Agents
     events: Events
+    streams: Streams
     recall: Recall
     context: Contexts
     embeddings: Embeddings
@@ -121,6 +131,7 @@ class Container:
     codecs: Codecs
     upkeep: Upkeep
     admin: Admin
+    evictions: Evictions
     traffic: Traffic
 
 
@@ -152,7 +163,7 @@ async def build(
             stack.callback(loaded.embedder.close)
             models = loaded
         if serving:
-            await _take_folders(stack, settings)
+            await folders.take(stack, settings)
         jobs = CeleryQueue(settings.broker_url, settings.jobs, settings.data_dir)
         stack.callback(jobs.close)
         yield await _wire(stack, settings, clock, storage, jobs, models, remote, traffic, serving)
@@ -175,7 +186,7 @@ async def _wire(
     salt = engines.salt(await secrets.of(DEFAULT_TENANT))
     generator = await engines.generator(stack, settings, tokenizer, remote, salt) if serving else None
     kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
-    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot)
+    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot, clock=clock)
     semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
     summaries = Summaries(storage, Analyzer().terms)
     clusters = Clusters(storage, semantic, summaries, Analyzer().terms)
@@ -203,7 +214,7 @@ async def _wire(
         settings=settings.longterm,
         clock=clock,
         report=_report_rebuild,
-        purged=_forgetting(kv, settings.data_dir.resolve()),
+        purged=folders.forgetting(kv, settings.data_dir.resolve()),
     )
     indexes = Indexes(
         storage=storage,
@@ -215,12 +226,16 @@ async def _wire(
         lease=lease,
     )
     usage, activity = Usage(storage, clock), Activity()
+    keys, audit = Keys(storage, secrets, clock), Audit(storage, clock)
+    session_quota = SessionQuota(settings.limits.tenant_sessions)
     if serving:
         stack.push_async_callback(longterm.close)
         await longterm.start()
         stack.push_async_callback(indexes.close)
         await indexes.start()
-        stack.push_async_callback(_flushing(usage))
+        await stack.enter_async_context(flushed(usage.flush, _FLUSH_EVERY))
+        await stack.enter_async_context(flushed(keys.flush, _FLUSH_EVERY))
+        await stack.enter_async_context(flushed(audit.flush, _FLUSH_AUDIT_EVERY))
     tiers: dict[TierName, Tier] = {TierName.HOT: hot, TierName.SEMANTIC: semantic, TierName.LONGTERM: longterm}
     recall = Recall(
         storage=storage,
@@ -234,7 +249,9 @@ async def _wire(
         settings=settings.recall,
         clock=clock,
     )
-    events = Events(storage, Log(storage, jobs, clock, tokenizer.fingerprint, activity), tokenizer, secrets)
+    notices = await _notices(stack, settings) if serving else LocalNotices()
+    log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices, session_quota)
+    events = Events(storage, log, tokenizer, secrets)
     forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
     context = Contexts(storage, recall, summaries, tokenizer)
     memories = Memories(storage, tokenizer, jobs, secrets, clock, usage)
@@ -249,10 +266,15 @@ async def _wire(
         embedder=embedder,
         tokenizer=tokenizer,
         longterm=longterm,
-        keys=Keys(storage, secrets, clock),
+        keys=keys,
+        tokens=callers.tokens(stack, settings.oidc),
+        audit=audit,
+        quotas=callers.quotas(stack, settings.limits),
         health=Health(storage, jobs, embedder, longterm, generator),
-        sessions=Sessions(storage, hot, clock),
+        sessions=Sessions(storage, hot, clock, session_quota),
+        agents=Agents(storage, clock),
         events=events,
+        streams=Streams(storage, notices),
         recall=recall,
         context=context,
         embeddings=Embeddings(embedder, tokenizer),
@@ -288,6 +310,7 @@ async def _wire(
             clock,
             idle=timedelta(seconds=settings.jobs.sweep_idle),
             retention=timedelta(days=settings.jobs.retention_days),
+            audit_retention=timedelta(days=settings.audit.retention_days),
         ),
         admin=Admin(
             storage=storage,
@@ -299,8 +322,18 @@ async def _wire(
             usage=usage,
             activity=activity,
         ),
+        evictions=Evictions(storage=storage, hot=hot, semantic=semantic, kv=kv),
         traffic=traffic,
     )
+
+
+async def _notices(stack: AsyncExitStack, settings: Settings) -> Notices:
+    if is_sqlite(settings.storage_url):  # one process has it
+        return LocalNotices()
+    notices = PostgresNotices(settings.storage_url, settings.database)
+    stack.push_async_callback(notices.close)
+    await notices.start()
+    return notices
 
 
 def _vectors(settings: LongTermSettings) -> VectorIndexes:
@@ -310,40 +343,6 @@ def _vectors(settings: LongTermSettings) -> VectorIndexes:
         case "flat":
             return FlatIndexes()
     return FaissIndexes()
-
-
-async def _take_folders(stack: AsyncExitStack, settings: Settings) -> None:
-    """Those of this process are its alone from now on; those that nobody has are cleared. Raises TierUnavailable.
-
-    A runtime that we ask may only be starting; it hears of every purge, so its folder can wait.
-    """
-    for folder in (settings.index_dir, settings.kv_dir):
-        if folder is None:
-            continue
-        try:
-            await asyncio.to_thread(stack.enter_context, held(folder))
-        except FolderInUse as error:
-            raise TierUnavailable(
-                f"another process uses the caches in {folder}: give each its own STRATAMEM_NODE"
-            ) from error
-    spare = () if settings.runtime_url is None else (settings.runtime_kv_dir,)
-    try:
-        await asyncio.to_thread(clear_abandoned, settings.data_dir.resolve(), spare=spare)
-    except OSError as error:  # no purge is confirmed until it can be
-        logger.warning("what another process left behind can't be removed: %s", error)
-
-
-def _forgetting(kv: KVStore, data_dir: Path) -> Callable[[str], Awaitable[object]]:
-    """What a process does before it confirms a purge, beside cleaning its own index."""
-
-    async def forget(tenant_id: str) -> None:
-        try:
-            await asyncio.to_thread(clear_abandoned, data_dir)
-        except OSError as error:
-            raise TierUnavailable(f"what another process left behind can't be removed: {error}") from error
-        await kv.forget(tenant_id)
-
-    return forget
 
 
 def _turns(storage: SqlStorage, clock: SystemClock, wanted: GenerationSettings) -> Turns:
@@ -364,18 +363,6 @@ def _codecs(
         lease=lease,
         settings=settings.codecs,
     )
-
-
-def _flushing(usage: Usage) -> Callable[[], Awaitable[None]]:
-    task = asyncio.create_task(flush_usage(usage, _FLUSH_USAGE_EVERY))
-
-    async def stop() -> None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await usage.flush()
-
-    return stop
 
 
 def _report_rebuild(tenant_id: str, reason: str) -> None:

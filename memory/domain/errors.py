@@ -28,10 +28,14 @@ StratamemError
 │   ├── KVElsewhere         the model's engine keeps its KV itself
 │   └── SequenceConflict    expected_seq is not the last one
 ├── PreconditionFailed      If-Match names another version                412
+├── QuotaExceeded           as many sessions as the tenant may have        429
 ├── NoModelConfigured       generation needs a model: the detail says how 503
 └── Retryable               the same call may succeed later               503
+    ├── RateLimited         so much in a minute or a day: `reset` says when 429
     ├── StorageUnavailable
     ├── BrokerUnavailable
+    ├── TooManyStreams      so many follow logs of this process already   429
+    ├── IdentityUnavailable the issuer of a token can't be asked
     ├── SessionBusy         other turns of the session take too long      409
     │   ├── TooManyTurns    so many of them wait already                  429
     │   └── TurnLost        silent for too long: another one has begun    409
@@ -45,6 +49,10 @@ StratamemError
 
 Each error carries the objects it speaks of; `code` is what clients match on, `detail` says what to do.
 """
+
+from memory.domain.quotas import Standing
+
+_MINUTE = 60
 
 
 class StratamemError(Exception):
@@ -204,9 +212,29 @@ class NoModelConfigured(StratamemError):
         )
 
 
+class QuotaExceeded(StratamemError):
+    """Not retryable: it stays so until something is purged."""
+
+    code = "quota_exceeded"
+    status = 429
+
+
 class Retryable(StratamemError):
     code = "unavailable"
     status = 503
+
+
+class RateLimited(Retryable):
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, standing: Standing) -> None:
+        allowed = standing.allowance
+        span = "minute" if allowed.seconds == _MINUTE else "day"
+        super().__init__(
+            f"this {allowed.holder} may use {allowed.amount:,} {allowed.resource} a {span}: wait {standing.reset} s"
+        )
+        self.standing = standing
 
 
 class StorageUnavailable(Retryable):
@@ -215,6 +243,15 @@ class StorageUnavailable(Retryable):
 
 class BrokerUnavailable(Retryable):
     code = "broker_unavailable"
+
+
+class TooManyStreams(Retryable):
+    code = "too_many_streams"
+    status = 429
+
+
+class IdentityUnavailable(Retryable):
+    code = "identity_unavailable"
 
 
 class SessionBusy(Retryable):

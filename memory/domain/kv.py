@@ -52,6 +52,21 @@ class KVReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockMove:
+    """`blocks` that left the tier `origin` within a second from `at` on, or were brought from it to be `read`.
+
+    `target` None: no tier has them any more. `bytes`: in the tier that they left or were brought to.
+    """
+
+    at: datetime
+    origin: str
+    target: str | None
+    reason: str
+    blocks: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prefetched:
     """Blocks: `brought` to the device by the tier they came from, `there` already, `left` where they are."""
 

@@ -1,11 +1,14 @@
 """Who asks, and what may they see?"""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 
 from memory.domain.lineage import Stretch
 
 DEFAULT_TENANT = "default"
+KEY_PREFIX = "sm_"
+"""What our own keys begin with; other Bearer values are not ours."""
 
 
 class KeyScope(StrEnum):
@@ -18,8 +21,19 @@ ALL_SCOPES = frozenset(KeyScope)
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Which sessions of its tenant a caller may read: these (None: all), but no closed one without its agent."""
+
+    session_ids: frozenset[str] | None
+    agent_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller. `agent_id` is who it acts as; `bound` says that the key allows no other agent."""
+    """An authenticated caller. `agent_id` is who it acts as; `bound` says that the key allows no other agent.
+
+    `subject`: whom a token of another issuer names; such a caller has no key.
+    """
 
     tenant_id: str
     scopes: frozenset[KeyScope] = ALL_SCOPES
@@ -27,9 +41,24 @@ class Principal:
     bound: bool = False
     session_ids: frozenset[str] | None = None
     key_id: str | None = None
+    subject: str | None = None
 
     def acting_as(self, agent_id: str | None) -> "Principal":
         return self if agent_id is None else replace(self, agent_id=agent_id)
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.session_ids, self.agent_id)
+
+    @property
+    def caller_id(self) -> str | None:
+        """Who is counted and noted: the key, or whom a token names; None: nobody had to say who he is."""
+        return f"sub:{self.subject}" if self.subject is not None else self.key_id
+
+    @property
+    def limited(self) -> bool:
+        """It is somebody's within the tenant: an agent's, or for some sessions only."""
+        return self.bound or self.session_ids is not None
 
     def may_reach(self, session_id: str) -> bool:
         return self.session_ids is None or session_id in self.session_ids
@@ -98,7 +127,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A stored key: its secret part is known only as a hash."""
+    """A stored key: its secret part is known only as a hash. `last_used_at` is true to the minute."""
 
     key_id: str
     tenant_id: str
@@ -106,3 +135,16 @@ class Key:
     scopes: frozenset[KeyScope]
     agent_id: str | None = None
     session_ids: frozenset[str] | None = None
+    name: str | None = None
+    created_at: datetime = field(kw_only=True)
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What its bearer's token begins with: enough to recognise it, nothing to use."""
+        return f"{KEY_PREFIX}{self.key_id}"
+
+    def valid(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -64,7 +64,10 @@ class SegmentVector:
 
 @dataclass(frozen=True, slots=True)
 class TierSegment:
-    """A segment as the semantic tier sees it. `last_use`: seconds since the epoch."""
+    """A segment as the semantic tier sees it.
+
+    `last_use`: seconds since the epoch. `used_seq`: the last seq of its log by then; at first its own.
+    """
 
     segment_key: int
     item: ItemId
@@ -75,6 +78,8 @@ class TierSegment:
     cluster_key: int | None
     uses: int
     last_use: float
+    used_seq: int
+    characters: int
 
 
 @dataclass(frozen=True, slots=True)

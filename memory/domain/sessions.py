@@ -26,7 +26,8 @@ class Session:
 
     A fork: `parent_key` is the nearest session it was forked from that still exists, `family_key` the same for all that
     come of one session, `inherited` what it shares; `inherited_events` and `inherited_tokens` are in its counters, but
-    others' rows. `segmented_seq` is about its own rows.
+    others' rows. `segmented_seq` is about its own rows. `closed`: agents were listed, and nobody else may come in.
+    `slid_tokens`: up to there on the token axis it is written down that the window has moved on.
     """
 
     session_key: int
@@ -51,6 +52,8 @@ class Session:
     inherited: tuple[Stretch, ...] = ()
     inherited_events: int = 0
     inherited_tokens: int = 0
+    closed: bool = False
+    slid_tokens: int = 0
 
     @property
     def lineage(self) -> Lineage:

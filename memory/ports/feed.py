@@ -64,6 +64,9 @@ class ChangeRepository(Protocol):
     ) -> list[tuple[ItemId, Any]]:
         """Items that have a value at `metadata.<path>`, with it."""
 
+    async def metadata_of(self, items: Sequence[ItemId], path: Sequence[str]) -> list[tuple[ItemId, Any]]:
+        """The same of these items."""
+
     async def follow(self, node: str, position: Position, now: datetime) -> None:
         """This follower's indexes hold everything up to `position` and nothing that was purged before it."""
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Protocol
 
 from memory.domain.generation import Prompt
-from memory.domain.kv import Dropped, KVReport, Prefetched, SessionKV, Suspended, TenantKV
+from memory.domain.kv import BlockMove, Dropped, KVReport, Prefetched, SessionKV, Suspended, TenantKV
 
 
 class KVStore(Protocol):
@@ -20,6 +20,9 @@ class KVStore(Protocol):
     async def report(self, tenant_id: str, session_id: str) -> KVReport: ...
 
     async def usage(self, tenant_id: str) -> TenantKV: ...
+
+    async def moves(self, tenant_id: str) -> list[BlockMove]:
+        """The latest of a tenant's blocks between tiers, newest first; earlier ones are only counted."""
 
     async def pin(self, tenant_id: str, session_id: str, until: datetime | None) -> SessionKV | None:
         """What the session has, and adds, stays until then; None: no longer. Raises PinBudgetExceeded."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from memory.domain.forgetting import Outline
 from memory.domain.lineage import Lineage
 from memory.domain.memories import Memory, MemorySource, MemoryVersion, MemoryVisibility, Then
+from memory.domain.principals import Reach
 from memory.domain.recall import Use
 
 
@@ -43,7 +44,7 @@ class MemoryRepository(Protocol):
         lineage: Lineage | None = None,
         kind: str | None = None,
         agent_id: str | None = None,
-        only_sessions: frozenset[str] | None = None,
+        reach: Reach | None = None,
         alive_at: datetime | None = None,
     ) -> list[Memory]:
         """Newest first. `alive_at`: without those whose time to live was over by then."""
@@ -57,7 +58,7 @@ class MemoryRepository(Protocol):
         limit: int,
         alive_at: datetime,
         kinds: frozenset[str] | None = None,
-        only_sessions: frozenset[str] | None = None,
+        reach: Reach | None = None,
         with_metadata: bool = False,
     ) -> list[Outline]:
         """As `page`, by key and without texts; without metadata unless it is asked for."""

@@ -4,21 +4,27 @@
 aggregate in it. Nobody else commits. Queries live in the repositories; rows come back as frozen domain values.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from memory.domain.changes import Position
 from memory.domain.events import Appended, Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.lineage import Lineage, Stretch
 from memory.domain.operations import NewOperation, Operation, OperationKind, OperationState
-from memory.domain.principals import Key
+from memory.domain.principals import Reach
 from memory.domain.segments import Cluster, NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
+from memory.ports.agents import AgentRepository
+from memory.ports.audit import AuditRepository
 from memory.ports.codecs import CodebookRepository
 from memory.ports.feed import ChangeRepository
+from memory.ports.keys import KeyRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
+from memory.ports.moves import MoveRepository
 from memory.ports.turns import TurnRepository
 
 
@@ -29,14 +35,6 @@ class TenantRepository(Protocol):
     async def ids(self) -> list[str]: ...
 
 
-class KeyRepository(Protocol):
-    async def add(self, key: Key, now: datetime) -> None: ...
-
-    async def find(self, key_id: str) -> Key | None: ...
-
-    async def any(self) -> bool: ...
-
-
 class SessionRepository(Protocol):
     async def create(self, tenant_id: str, new: NewSession, now: datetime) -> Session | None:
         """None when the session exists."""
@@ -44,7 +42,7 @@ class SessionRepository(Protocol):
     async def fork(
         self, parent: Session, session_id: str, size: LogSize, inherited: Sequence[Stretch], now: datetime
     ) -> Session | None:
-        """A session whose log begins as `inherited`, with the parent's settings; None when the name is taken."""
+        """A session whose log begins as `inherited`, as closed as its parent; None when the name is taken."""
 
     async def get(self, tenant_id: str, session_id: str) -> Session | None: ...
 
@@ -55,13 +53,13 @@ class SessionRepository(Protocol):
 
     async def by_keys(self, session_keys: Collection[int]) -> dict[int, Session]: ...
 
-    async def lineages(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, Lineage]:
-        """Of those that exist, by session_id."""
+    async def lineages(self, tenant_id: str, session_ids: Iterable[str] | None, reach: Reach) -> dict[str, Lineage]:
+        """Of these (None: of all), those that exist and are within reach, by session_id."""
 
     async def page(
-        self, tenant_id: str, *, after_key: int | None, limit: int, only: frozenset[str] | None
+        self, tenant_id: str, *, after_key: int | None, limit: int, reach: Reach | None = None
     ) -> list[Session]:
-        """Newest first."""
+        """Newest first. `reach` None: all."""
 
     async def update(self, session: Session, changes: Mapping[str, Any], now: datetime) -> Session: ...
 
@@ -74,6 +72,8 @@ class SessionRepository(Protocol):
     async def mark_segmented(self, session_key: int, seq: int) -> None: ...
 
     async def bump_semantic(self, session_key: int) -> None: ...
+
+    async def mark_slid(self, session_key: int, tokens: int) -> None: ...
 
     async def holdings(self, sessions: Sequence[Session]) -> dict[int, Holdings]:
         """Of each by session_key, what it inherits with it."""
@@ -95,6 +95,8 @@ class SessionRepository(Protocol):
 
     async def purge(self, session_key: int) -> dict[str, int]:
         """Deletes the session and all that belongs to it; counts by kind, but for codes (`codebooks.forget`)."""
+
+    async def count(self, tenant_id: str) -> int: ...
 
     async def totals(self, tenant_id: str) -> dict[str, int]:
         """sessions, events, tokens."""
@@ -278,7 +280,7 @@ class OperationRepository(Protocol):
         states: Sequence[OperationState] | None,
         after_id: str | None,
         limit: int,
-        only_sessions: frozenset[str] | None = None,
+        reach: Reach | None = None,
     ) -> list[Operation]:
         """Newest first."""
 
@@ -297,6 +299,8 @@ class UnitOfWork(Protocol):
     def keys(self) -> KeyRepository: ...
     @property
     def sessions(self) -> SessionRepository: ...
+    @property
+    def agents(self) -> AgentRepository: ...
     @property
     def events(self) -> EventRepository: ...
     @property
@@ -317,6 +321,10 @@ class UnitOfWork(Protocol):
     def operations(self) -> OperationRepository: ...
     @property
     def turns(self) -> TurnRepository: ...
+    @property
+    def moves(self) -> MoveRepository: ...
+    @property
+    def audit(self) -> AuditRepository: ...
 
 
 class Storage(Protocol):
@@ -332,7 +340,11 @@ class Storage(Protocol):
     async def ping(self) -> None:
         """Raises StorageUnavailable."""
 
-    async def erase_leftovers(self) -> None:
-        """Makes deleted rows unreadable in the database's own files, as far as the database lets us (invariant I5)."""
+    async def erase_leftovers(self, upto: Position | None = None, *, within: float = math.inf) -> None:
+        """Makes deleted rows unreadable in the database's own files, as far as the database lets us (invariant I5).
+
+        `upto`: those that were deleted by this place in the feed, by default all of now. `within`: seconds that the
+        caller can wait. Raises StorageUnavailable when it can't be done now, or would take longer.
+        """
 
     async def bytes_used(self) -> int: ...

@@ -7,6 +7,7 @@ that it was made of is purged.
 from collections.abc import Sequence
 from contextlib import aclosing
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import GeneratorUnavailable, NoModelConfigured, NothingSaid
 from memory.domain.generation import WHOLE_TENANT, ChatMessage, Delta, Finish, Finished, Prompt, Sampling, storable
 from memory.domain.memories import MemoryKind, MemorySource, MemoryVisibility, NewMemory
@@ -55,7 +56,7 @@ class Abstracts:
         access.require(principal, KeyScope.WRITE)
         begun = await self._generator.moment()
         async with self._storage.read() as tx:
-            session = await access.session(tx, principal, session_id)
+            session = await access.session(tx, principal, session_id, AgentRole.WRITER)
             _, held = await self._semantic.holdings(tx, session)
         about = await self._clusters.about(held)
         of_clusters = {note for notes in about.clusters.values() for note in notes}

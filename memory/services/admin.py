@@ -82,7 +82,7 @@ class Admin:
         """Raises NotFound. Clusters of other agents' private events are not shown; sentences are of shared events."""
         audiences = Scope.of(principal, None).audiences
         async with self._storage.read() as tx:
-            session = await access.session(tx, principal, session_id)
+            session = await access.any_session(tx, principal, session_id)
             window = await self._hot.window(tx, session)
             clusters, held = await self._semantic.holdings(tx, session)
         clusters = [cluster for cluster in clusters if cluster.audience in audiences]
@@ -123,7 +123,8 @@ class Admin:
     async def jobs(self, principal: Principal) -> dict[str, Any]:
         async with self._storage.read() as tx:
             counts = await tx.operations.counts(principal.tenant_id)
-            newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS)
+            reach = principal.reach if principal.limited else None  # operators see that it is done
+            newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS, reach=reach)
         return {
             "counts": counts,
             "items": [

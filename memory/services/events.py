@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import InvalidInput
 from memory.domain.events import Appended, Event, EventVisibility, NewEvent
 from memory.domain.generation import Ticket
@@ -48,14 +49,20 @@ class Events:
         secret = await self._secrets.of(principal.tenant_id)
         tokens = await self._count([event.content for event in new])
         hashes = _request_hashes(secret, idempotency_key, new)
-        request = Request(principal.tenant_id, session_id, new, tokens, expected_seq, hashes, session_key, ticket)
+        authors = frozenset(event.agent_id for event in new)
+        request = Request(
+            principal.tenant_id, session_id, new, tokens, expected_seq, hashes, authors, session_key, ticket
+        )
         return await self._log.append(request)
 
-    async def session(self, principal: Principal, session_id: str) -> Session | None:
-        """The one that goes by this name now; None: it is yet to be made."""
+    async def session(self, principal: Principal, session_id: str, needed: AgentRole) -> Session | None:
+        """The one that goes by this name now; None: it is yet to be made. Raises Forbidden."""
         access.check_reach(principal, session_id)
         async with self._storage.read() as tx:
-            return await tx.sessions.get(principal.tenant_id, session_id)
+            found = await tx.sessions.get(principal.tenant_id, session_id)
+            if found is not None:
+                await access.check_roles(tx, found, [principal.agent_id], needed)
+            return found
 
     async def page(
         self,
@@ -88,7 +95,7 @@ class Events:
 
 def _authored(principal: Principal, event: NewEvent) -> NewEvent:
     author = event.agent_id or principal.agent_id
-    access.act_as(principal, author)
+    access.check_author(principal, author)
     if event.visibility is EventVisibility.PRIVATE and author is None:
         raise InvalidInput("a private event needs an agent_id: nobody else could ever see it")
     return event if author == event.agent_id else replace(event, agent_id=author)

@@ -6,12 +6,14 @@ feed, and the receipt says `verified` only when all of them have confirmed. Unti
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange, Position
 from memory.domain.errors import Forbidden, Retryable
 from memory.domain.operations import Operation, OperationKind, OperationState, Receipt
@@ -58,11 +60,13 @@ class Forgetting:
         `cascade` takes its forks along, and theirs. Raises NotFound, and Forbidden when one of them is out of reach.
         """
         async with self._storage.write() as tx:
-            session = await access.session(tx, principal, session_id)
+            session = await access.any_session(tx, principal, session_id)
             family = await tx.sessions.family_locked(session)
             going = [session, *(descendants(session, family) if cascade else ())]
             if hidden := [one for one in going if not principal.may_reach(one.session_id)]:
                 raise Forbidden(f"{len(hidden)} of the forks are out of this key's reach: nothing is purged")
+            for one in going:
+                await access.purgeable(tx, principal, one)
             keys = {one.session_key for one in going}
             codes = await tx.codebooks.forget(principal.tenant_id, self._clock.now())  # they may know what goes
             removal = Removal(tx, self._clock.now(), [one for one in family if one.session_key not in keys])
@@ -87,7 +91,7 @@ class Forgetting:
         """Raises NotFound."""
         async with self._storage.write() as tx:
             found = await tx.memories.locked(principal.tenant_id, memory_id)
-            memory = seen(principal, memory_id, found, self._clock.now())
+            memory = await seen(tx, principal, memory_id, found, self._clock.now(), AgentRole.WRITER)
             counts = Counter(NOTHING)
             counts.update(await tx.memories.purge(memory.memory_key))
             change = NewChange(ChangeKind.MEMORY, memory.tenant_id, memory_key=memory.memory_key)
@@ -96,16 +100,16 @@ class Forgetting:
             operation_id = await self._promise(tx, memory.tenant_id, subject, memory.session_id, position, counts)
         return await self.erase(memory.tenant_id, (), operation_id)
 
-    async def finish_purge(self, operation_id: str) -> None:
+    async def finish_purge(self, operation_id: str, *, within: float = math.inf) -> None:
         """Writes the receipt once every live follower has confirmed and the database's files are clean.
 
-        Until then the sweep asks again.
+        Until then the sweep asks again. `within`: seconds that the caller can wait for the files.
         """
         async with self._storage.write() as tx:
             operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
         if operation is None:
             return
-        left = await self._left_to_do(operation)
+        left = await self._left_to_do(operation, within)
         async with self._storage.write() as tx:
             if left is None:
                 await self._write_receipt(tx, operation)
@@ -151,7 +155,7 @@ class Forgetting:
             await tx.operations.note(operation_id, noted | {"purged": noted["purged"] | dict(kept)})
         until = time.monotonic() + _PATIENCE
         while True:
-            await self.finish_purge(operation_id)
+            await self.finish_purge(operation_id, within=_PATIENCE)
             async with self._storage.read() as tx:
                 operation = await tx.operations.by_id(operation_id)
             assert operation is not None
@@ -162,14 +166,15 @@ class Forgetting:
                 return operation
             await asyncio.sleep(_GLANCE)
 
-    async def _left_to_do(self, operation: Operation) -> str | None:
+    async def _left_to_do(self, operation: Operation, within: float) -> str | None:
         """Why the purge can't be called verified yet; None: it can."""
+        purged = Position(*(operation.result or {})["position"])
         async with self._storage.read() as tx:
             slowest = await tx.changes.slowest(live_since(self._clock))
-        if slowest is not None and slowest < Position(*(operation.result or {})["position"]):
+        if slowest is not None and slowest < purged:
             return "waiting for other processes to clean their indexes"
         try:
-            await self._storage.erase_leftovers()
+            await self._storage.erase_leftovers(purged, within=within)
         except Retryable as error:
             return f"the database's files are not clean yet: {error.detail}"
         return None

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from memory.domain.agents import AgentRole
 from memory.domain.context import Context
 from memory.domain.errors import InvalidInput, NoModelConfigured, NotFound, PromptTooLong, UnknownModel
 from memory.domain.events import EventVisibility, NewEvent, Role
@@ -128,7 +129,10 @@ class Generation:
         """Window and recall as large as the model still reads."""
         answer = request.sampling.max_tokens or _ANSWER_TOKENS
         room = generator.max_tokens - min(answer, generator.max_tokens // 2)
-        session = None if request.memory_key is None else await self._events.session(principal, request.memory_key)
+        session = None
+        if request.memory_key is not None:
+            needed = AgentRole.WRITER if request.store else AgentRole.READER
+            session = await self._events.session(principal, request.memory_key, needed)
         budget = request.context_tokens or self._context_tokens or min(_whole_window(session), room)
         for _ in range(_HALVINGS):
             prepared = await self._with_memory(principal, request, budget)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, MemorySuperseded, NotFound, NotSuperseded
 from memory.domain.ids import new_id
 from memory.domain.memories import Memory, MemoryVersion, MemoryVisibility
@@ -33,9 +34,8 @@ class History:
     ) -> list[MemoryVersion]:
         """Oldest first, those that the caller might have seen. Raises NotFound."""
         async with self._storage.read() as tx:
-            memory = seen(
-                principal, memory_id, await tx.memories.get(principal.tenant_id, memory_id), self._clock.now()
-            )
+            found = await tx.memories.get(principal.tenant_id, memory_id)
+            memory = await seen(tx, principal, memory_id, found, self._clock.now())
             visibilities = set(MemoryVisibility)
             if private_to(memory.agent_id or "") not in Scope.of(principal, None).audiences:
                 visibilities.remove(MemoryVisibility.PRIVATE)
@@ -51,10 +51,11 @@ class History:
         Raises NotFound, PreconditionFailed, MemorySuperseded, MemoryExists, InvalidInput.
         """
         tokens = (await asyncio.to_thread(self._tokenizer.count, [text]))[0]
-        secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.key_id
+        secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.caller_id
         async with self._storage.write() as tx:
             now = self._clock.now()
-            old = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id), now)
+            found = await tx.memories.locked(principal.tenant_id, memory_id)
+            old = await seen(tx, principal, memory_id, found, now, AgentRole.WRITER)
             access.check_unchanged(if_match, old.etag)
             _check_supersedable(old, text)
             wanted = _successor(old, text, tokens, now)
@@ -76,10 +77,11 @@ class History:
 
         Raises NotFound, PreconditionFailed, NotSuperseded, MemoryExists, Forbidden.
         """
-        secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.key_id
+        secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.caller_id
         async with self._storage.write() as tx:
             now = self._clock.now()
-            old = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id), now)
+            found = await tx.memories.locked(principal.tenant_id, memory_id)
+            old = await seen(tx, principal, memory_id, found, now, AgentRole.WRITER)
             access.check_unchanged(if_match, old.etag)
             if old.superseded_by is None:
                 raise NotSuperseded(f"nothing took the place of the memory '{memory_id}'")
@@ -147,6 +149,6 @@ async def _standing(tx: UnitOfWork, principal: Principal, old: Memory, now: date
     if found is None or found.expired(now):
         return ()
     try:
-        return (seen(principal, found.memory_id, found, now),)
-    except NotFound:
+        return (await seen(tx, principal, found.memory_id, found, now),)
+    except (NotFound, Forbidden):
         raise Forbidden("what took its place is out of this caller's reach") from None

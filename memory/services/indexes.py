@@ -179,7 +179,7 @@ class Indexes:
         after: int | None = None
         while True:
             async with self._storage.read() as tx:
-                page = await tx.sessions.page(tenant_id, after_key=after, limit=_PAGE, only=None)
+                page = await tx.sessions.page(tenant_id, after_key=after, limit=_PAGE)
             if not page:
                 return
             yield page

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange
 from memory.domain.errors import MemoryExists, NotFound
 from memory.domain.memories import Memory, MemoryVisibility
 from memory.domain.operations import OperationKind
 from memory.domain.principals import Principal, Scope
 from memory.ports.storage import UnitOfWork
+from memory.services import access
 from memory.services.secrets import keyed_hash
 from memory.services.tasks import SUBJECT_MEMORIES
 
@@ -22,13 +24,27 @@ class Added:
     deduplicated: bool
 
 
-def seen(principal: Principal, memory_id: str, found: Memory | None, now: datetime) -> Memory:
-    """Raises NotFound for what the caller may not see, and for what has expired: it does not exist for it."""
+async def seen(
+    tx: UnitOfWork,
+    principal: Principal,
+    memory_id: str,
+    found: Memory | None,
+    now: datetime,
+    needed: AgentRole = AgentRole.READER,
+) -> Memory:
+    """Raises NotFound for what the caller may not see, and for what has expired: it does not exist for it.
+
+    Forbidden: it belongs to a closed session, in which the caller has not the needed role.
+    """
     if found is not None and found.expired(now):
         found = None
-    reachable = found is not None and (found.session_id is None or principal.may_reach(found.session_id))
-    if found is None or not reachable or found.audience not in Scope.of(principal, None).audiences:
+    if found is None or found.audience not in Scope.of(principal, None).audiences:
         raise NotFound(f"there is no memory '{memory_id}'")
+    if found.session_id is not None:
+        try:
+            await access.session(tx, principal, found.session_id, needed)
+        except NotFound:
+            raise NotFound(f"there is no memory '{memory_id}'") from None
     return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange
 from memory.domain.errors import (
     EventConflict,
@@ -27,8 +28,11 @@ from memory.domain.ids import new_id
 from memory.domain.operations import NewOperation, OperationKind
 from memory.domain.sessions import NewSession, Session
 from memory.ports.jobs import Clock, JobQueue
+from memory.ports.notices import Notices
 from memory.ports.storage import Storage, UnitOfWork
+from memory.services import access
 from memory.services.activity import Activity
+from memory.services.quotas import NO_QUOTA, SessionQuota
 from memory.services.tasks import CONSOLIDATE, subject_of_session
 
 _MOST_REQUESTS = 64
@@ -50,6 +54,7 @@ class Request:
     tokens: Sequence[int]
     expected_seq: int | None
     hashes: tuple[bytes, bytes] | None
+    authors: frozenset[str | None]
     session_key: int | None = None
     ticket: Ticket | None = None
 
@@ -71,8 +76,19 @@ class _Growing:
 
 
 class Log:
-    def __init__(self, storage: Storage, jobs: JobQueue, clock: Clock, tokenizer: str, activity: Activity) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        jobs: JobQueue,
+        clock: Clock,
+        tokenizer: str,
+        activity: Activity,
+        notices: Notices,
+        quota: SessionQuota = NO_QUOTA,
+    ) -> None:
         self._storage = storage
+        self._notices = notices
+        self._quota = quota
         self._jobs = jobs
         self._clock = clock
         self._tokenizer = tokenizer
@@ -83,7 +99,8 @@ class Log:
     async def append(self, request: Request) -> Appended:
         """Answered when it is on disk.
 
-        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, TurnLost, StorageUnavailable.
+        Raises EventConflict, SequenceConflict, IdempotencyConflict, NotFound, TurnLost, QuotaExceeded,
+        StorageUnavailable.
         """
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
@@ -114,7 +131,7 @@ class Log:
         try:
             async with self._storage.write() as tx:
                 batch = take()  # now, not before: with those that came while the transaction was opened
-                outcomes, operations = await self._store(tx, [request for request, _ in batch])
+                outcomes, operations, grown = await self._store(tx, [request for request, _ in batch])
         except _MadeElsewhere:
             await self._write(lambda: batch)
             return
@@ -124,7 +141,8 @@ class Log:
                 for one in batch:  # so that only the one that is to blame fails
                     await self._write(lambda one=one: [one])  # type: ignore[misc]
                 return
-            outcomes, operations = [error] * len(batch), []
+            outcomes, operations, grown = [error] * len(batch), [], []
+        self._notices.grown(grown)
         for operation in operations:
             self._jobs.send(CONSOLIDATE, operation)
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
@@ -136,8 +154,10 @@ class Log:
             else:
                 answer.set_exception(outcome)
 
-    async def _store(self, tx: UnitOfWork, requests: Sequence[Request]) -> tuple[list[Appended | Exception], list[str]]:
-        """What becomes of each request, and the operations that are new."""
+    async def _store(
+        self, tx: UnitOfWork, requests: Sequence[Request]
+    ) -> tuple[list[Appended | Exception], list[str], list[int]]:
+        """What becomes of each request, the operations that are new, and the logs that have grown."""
         logs = await self._open(tx, requests)
         outcomes: list[Appended | Exception] = []
         for request in requests:
@@ -156,7 +176,7 @@ class Log:
             for key_hash, (request_hash, answer) in log.answers.items():
                 await tx.events.remember_answer(log.session.session_key, key_hash, request_hash, answer, now)
         operations = await tx.operations.enqueue_all([_operation(log) for log in grown], now) if grown else []
-        return outcomes, operations
+        return outcomes, operations, [log.session.session_key for log in grown]
 
     async def _write_grown(self, tx: UnitOfWork, grown: Sequence[_Growing], now: datetime) -> None:
         await tx.events.add([event for log in grown for event in log.added], self._tokenizer)
@@ -202,6 +222,7 @@ class Log:
     async def _append(self, tx: UnitOfWork, log: _Growing, request: Request) -> Appended:
         if request.session_key not in (None, log.session.session_key):
             raise NotFound(f"the session '{request.session_id}' was purged meanwhile: nothing is added to it")
+        await access.check_roles(tx, log.session, request.authors, AgentRole.WRITER)
         if request.ticket is not None and not await tx.turns.give_back(request.ticket):
             raise TurnLost(request.session_id)
         if request.hashes is not None:
@@ -213,6 +234,8 @@ class Log:
         if added and request.expected_seq not in (None, log.session.last_seq):
             last = log.session.last_seq
             raise SequenceConflict(f"the last seq is {last}, not {request.expected_seq}", last_seq=last)
+        if added and log.session.session_key == _NOT_MADE and not log.added:
+            await self._quota.check(tx, request.tenant_id)
         answer = Appended(
             session_id=log.session.session_id,
             first_seq=min(event.seq for event in acknowledged),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import Forbidden, InvalidInput, MemoryExists, MemorySuperseded, NotFound
 from memory.domain.ids import new_id
 from memory.domain.memories import Memory, MemoryVisibility, NewMemory
@@ -48,7 +49,7 @@ class Memories:
             _check(principal, memory)
         secret = await self._secrets.of(principal.tenant_id)
         tokens = await asyncio.to_thread(self._tokenizer.count, [memory.text for memory in new])
-        by, now = principal.agent_id or principal.key_id, self._clock.now()
+        by, now = principal.agent_id or principal.caller_id, self._clock.now()
         operation: str | None = None
         async with self._storage.write() as tx:
             drafts = [await self._draft(tx, principal, m, n, now) for m, n in zip(new, tokens, strict=True)]
@@ -73,7 +74,7 @@ class Memories:
         """Raises NotFound."""
         async with self._storage.read() as tx:
             found = await tx.memories.get(principal.tenant_id, memory_id)
-        return self._usage.counted(seen(principal, memory_id, found, self._clock.now()))
+            return self._usage.counted(await seen(tx, principal, memory_id, found, self._clock.now()))
 
     async def page(
         self,
@@ -96,7 +97,7 @@ class Memories:
                 lineage=None if session is None else session.lineage,
                 kind=kind,
                 agent_id=agent_id,
-                only_sessions=principal.session_ids if session is None else None,  # what it inherits is its own
+                reach=principal.reach if session is None else None,  # what it inherits is its own
                 alive_at=self._clock.now(),
             )
         return [self._usage.counted(memory) for memory in found]
@@ -114,7 +115,8 @@ class Memories:
         secret = await self._secrets.of(principal.tenant_id)
         async with self._storage.write() as tx:
             now = self._clock.now()
-            memory = seen(principal, memory_id, await tx.memories.locked(principal.tenant_id, memory_id), now)
+            found = await tx.memories.locked(principal.tenant_id, memory_id)
+            memory = await seen(tx, principal, memory_id, found, now, AgentRole.WRITER)
             access.check_unchanged(if_match, memory.etag)
             if not values:
                 return memory
@@ -129,7 +131,7 @@ class Memories:
             await tx.memories.lock_texts(principal.tenant_id, [text_hash])
             free = await is_free(tx, memory, text_hash, now)
             changed = await tx.memories.update(
-                memory, values, text_hash if free else None, principal.agent_id or principal.key_id, now
+                memory, values, text_hash if free else None, principal.agent_id or principal.caller_id, now
             )
             operation = await reindex(tx, memory, changed, now)
         if operation is not None:
@@ -137,7 +139,10 @@ class Memories:
         return self._usage.counted(changed)
 
     async def _draft(self, tx: UnitOfWork, principal: Principal, new: NewMemory, tokens: int, now: datetime) -> Memory:
-        session = await access.session(tx, principal, new.session_id) if new.session_id is not None else None
+        session = None
+        if new.session_id is not None:
+            session = await access.any_session(tx, principal, new.session_id)
+            await access.check_roles(tx, session, [new.agent_id or principal.agent_id], AgentRole.WRITER)
         return Memory(
             memory_key=0,  # given by the database
             tenant_id=principal.tenant_id,
@@ -164,7 +169,7 @@ class Memories:
 
 
 def _check(principal: Principal, new: NewMemory) -> None:
-    access.act_as(principal, new.agent_id)
+    access.check_author(principal, new.agent_id)
     _check_visibility(new.visibility, new.session_id, new.agent_id or principal.agent_id)
     if new.source is not None and not principal.may_reach(new.source.session_id):
         raise NotFound(f"there is no session '{new.source.session_id}'")

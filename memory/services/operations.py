@@ -35,7 +35,7 @@ class Operations:
                 states=states,
                 after_id=after_id,
                 limit=limit,
-                only_sessions=principal.session_ids,
+                reach=principal.reach,
             )
 
     async def cancel(self, principal: Principal, operation_id: str) -> Operation:

@@ -188,7 +188,7 @@ async def _considered(tx: UnitOfWork, principal: Principal, policy: ForgetPolicy
             limit=_PAGE,
             alive_at=now,
             kinds=policy.kinds,
-            only_sessions=principal.session_ids,
+            reach=principal.reach,
             with_metadata=policy.filter is not None,
         )
         found += [outline for outline in page if policy.filter is None or memory_passes(policy.filter, outline)]

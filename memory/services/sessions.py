@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import BeyondTheLog, Forbidden, ForkTooDeep, SessionExists
 from memory.domain.lineage import MAX_STRETCHES
 from memory.domain.principals import Principal
@@ -11,6 +12,7 @@ from memory.domain.sessions import Holdings, NewSession, Session, TierCounts
 from memory.ports.jobs import Clock
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
+from memory.services.quotas import NO_QUOTA, SessionQuota
 from memory.tiers.hot.policy import blocks
 from memory.tiers.hot.tier import HotTier
 
@@ -25,16 +27,18 @@ class SessionView:
 
 
 class Sessions:
-    def __init__(self, storage: Storage, hot: HotTier, clock: Clock) -> None:
+    def __init__(self, storage: Storage, hot: HotTier, clock: Clock, quota: SessionQuota = NO_QUOTA) -> None:
         self._storage = storage
+        self._quota = quota
         self._hot = hot
         self._clock = clock
 
     async def create(self, principal: Principal, new: NewSession) -> SessionView:
-        """Raises SessionExists, and Forbidden for a key that may only reach other sessions."""
+        """Raises SessionExists, QuotaExceeded, and Forbidden for a key that may only reach other sessions."""
         _check_name(principal, new.session_id)
         async with self._storage.write() as tx:
             now = self._clock.now()
+            await self._quota.check(tx, principal.tenant_id)
             await tx.tenants.secret(principal.tenant_id, now)  # a session belongs to a tenant that exists
             session = _made(new.session_id, await tx.sessions.create(principal.tenant_id, new, now))
         return SessionView(session, TierCounts(0, 0, 0, 0, 0))
@@ -42,12 +46,13 @@ class Sessions:
     async def fork(self, principal: Principal, session_id: str, fork_id: str, at_seq: int | None) -> SessionView:
         """A session of its own that begins with the log up to `at_seq` (None: all of it). No row of it is copied.
 
-        Raises NotFound, BeyondTheLog, SessionExists, ForkTooDeep, and Forbidden as `create`.
+        Raises NotFound, BeyondTheLog, SessionExists, ForkTooDeep, QuotaExceeded, and Forbidden as `create`.
         """
         access.check_reach(principal, session_id)
         _check_name(principal, fork_id)
         async with self._storage.write() as tx:
-            parent = await access.locked(tx, principal, session_id)
+            parent = await access.locked(tx, principal, session_id, AgentRole.READER)
+            await self._quota.check(tx, principal.tenant_id)
             seq = parent.last_seq if at_seq is None else at_seq
             if seq > parent.last_seq:
                 raise BeyondTheLog(f"'{session_id}' ends at seq {parent.last_seq}", last_seq=parent.last_seq)
@@ -56,7 +61,10 @@ class Sessions:
             inherited = parent.lineage.up_to(seq, size.shared_tokens, await tx.memories.last_of(keys, seq))
             if len(inherited) > MAX_STRETCHES:
                 raise ForkTooDeep(f"'{session_id}' is a fork of a fork … {MAX_STRETCHES} times: fork an earlier one")
-            session = _made(fork_id, await tx.sessions.fork(parent, fork_id, size, inherited, self._clock.now()))
+            now = self._clock.now()
+            session = _made(fork_id, await tx.sessions.fork(parent, fork_id, size, inherited, now))
+            if parent.closed:  # else nobody could come in, or a fork would open it
+                await tx.agents.inherit(parent.session_key, session.session_key, now)
             counts = await self._counts(tx, session, await tx.sessions.inherited_holdings(session))
             return SessionView(session, counts, forked_from=session_id)
 
@@ -69,9 +77,7 @@ class Sessions:
     async def page(self, principal: Principal, *, after_key: int | None, limit: int) -> list[SessionView]:
         """Newest first."""
         async with self._storage.read() as tx:
-            found = await tx.sessions.page(
-                principal.tenant_id, after_key=after_key, limit=limit, only=principal.session_ids
-            )
+            found = await tx.sessions.page(principal.tenant_id, after_key=after_key, limit=limit, reach=principal.reach)
             return await self._views(tx, principal, found)
 
     async def update(

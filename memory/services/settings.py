@@ -1,4 +1,4 @@
-"""When do two memories say the same, and how good must the codes of cold segments be?"""
+"""When do memories say the same, how good must codes be, who may ask how much, and what is noted of them?"""
 
 from pydantic import BaseModel, Field
 
@@ -29,3 +29,25 @@ class CodecSettings(BaseModel):
     train_seconds: float = Field(
         default=300, gt=0, description="After so long the training of a codec ends with what it has learned."
     )
+
+
+class AuditSettings(BaseModel):
+    reads: bool = Field(default=False, description="Whether also those are noted who only read.")
+    retention_days: int = Field(default=365, ge=1, description="How long the audit is kept.")
+
+
+class LimitSettings(BaseModel):
+    """Unset: without limit."""
+
+    counter_url: str | None = Field(
+        default=None, description="redis://… that counts for all API processes; unset: each counts for itself."
+    )
+    key_requests_per_minute: int | None = Field(default=None, ge=1, description="Of one key.")
+    key_bytes_per_minute: int | None = Field(default=None, ge=1, description="Of one key: bytes of what it sends.")
+    key_tokens_per_day: int | None = Field(
+        default=None, ge=1, description="Of one key: tokens that are kept, embedded, or read and written by a model."
+    )
+    tenant_requests_per_minute: int | None = Field(default=None, ge=1, description="Of all of a tenant.")
+    tenant_bytes_per_minute: int | None = Field(default=None, ge=1, description="Of all of a tenant.")
+    tenant_tokens_per_day: int | None = Field(default=None, ge=1, description="Of all of a tenant.")
+    tenant_sessions: int | None = Field(default=None, ge=1, description="Sessions that a tenant may have at a time.")

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from memory.domain.errors import StratamemError
@@ -11,7 +13,6 @@ from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
 from memory.services.keeping import remove
 from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE
-from memory.services.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,22 @@ _LAPSED = timedelta(hours=1)
 
 class Upkeep:
     def __init__(
-        self, storage: Storage, jobs: JobQueue, clock: Clock, *, idle: timedelta, retention: timedelta
+        self,
+        storage: Storage,
+        jobs: JobQueue,
+        clock: Clock,
+        *,
+        idle: timedelta,
+        retention: timedelta,
+        audit_retention: timedelta = timedelta(days=365),
     ) -> None:
         self._storage = storage
         self._jobs = jobs
         self._clock = clock
         self._idle = idle
         self._retention = retention
+        self._leaves_traces = False
+        self._audit_retention = audit_retention
 
     async def sweep(self) -> int:
         """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
@@ -58,20 +68,24 @@ class Upkeep:
                 gone = await tx.memories.expired(self._clock.now(), _BATCH)
                 await remove(tx, gone)
             removed += len(gone)
+            self._leaves_traces = self._leaves_traces or bool(gone)
             if len(gone) < _BATCH:
                 break
-        if removed:
+        if removed or self._leaves_traces:  # of a time when the files could not be cleaned
             await self._storage.erase_leftovers()
+            self._leaves_traces = False
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, the answers of old Idempotency-Keys, and turns that a killed process left."""
+        """Forgets finished operations, answers of old Idempotency-Keys, moves, audit, and turns of killed processes."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
             await tx.operations.forget(before)
             await tx.events.forget_answers(before)
             await tx.turns.forget(now - _LAPSED)
+            await tx.moves.forget(before)
+            await tx.audit.forget(now - self._audit_retention)
 
 
 def _of_one_process(operation: Operation) -> bool:
@@ -79,9 +93,21 @@ def _of_one_process(operation: Operation) -> bool:
     return "node" in (operation.result or {})
 
 
-async def flush_usage(usage: Usage, every: float) -> None:
-    """Runs until cancelled; `every`: seconds."""
+@asynccontextmanager
+async def flushed(flush: Callable[[], Awaitable[None]], every: float) -> AsyncIterator[None]:
+    """Within it, notes that are kept in memory are written every so many seconds, and once more at its end."""
+    task = asyncio.create_task(_flush_regularly(flush, every))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await flush()
+
+
+async def _flush_regularly(flush: Callable[[], Awaitable[None]], every: float) -> None:
     while True:
         await asyncio.sleep(every)
-        with contextlib.suppress(StratamemError):  # counts that wait for the database are written next time
-            await usage.flush()
+        with contextlib.suppress(StratamemError):  # what waits for the database is written next time
+            await flush()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_runtime.kv.arena import Arena, ArenaFull
 from model_runtime.kv.codecs import Codec
+from model_runtime.kv.departures import Departures
 from model_runtime.kv.disk import DiskTier
 from model_runtime.kv.gate import Gate
 from model_runtime.kv.holdings import Holdings
@@ -46,6 +47,7 @@ class KVCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.counts = Counts()
+        self.departures = Departures(clock)
         self._arena = arena
         self._host = host
         self._disk = disk
@@ -126,7 +128,7 @@ class KVCache:
         for node in nodes:
             if self.store(node):
                 self._vacate(node)
-                self._count_eviction("device", "moved_down")
+                self._left(node, "device", "moved_down")
                 return True
         return False
 
@@ -214,6 +216,7 @@ class KVCache:
         if node.slot is None or node.refs or not self.store(node):
             return False
         self._vacate(node)
+        self._moved(node, "device", self.holdings.where(node), "laid_to_rest", self.holdings.block_bytes)
         return True
 
     def bring_up(self, node: Node) -> str | None:
@@ -232,7 +235,8 @@ class KVCache:
         """Forgets it everywhere; bytes freed outside the device. A block that is read stays readable until released."""
         for tier, nbytes in self.holdings.of(node).items():
             if nbytes:
-                self._count_eviction(tier, reason)
+                self._count(tier, reason)
+                self._moved(node, tier, None, reason, nbytes)
         freed = self._host.drop(node.block_id) + (self._disk.drop(node.block_id) if self._disk else 0)
         self._nodes.pop(node.block_id, None)
         if node.summary is not None:
@@ -301,6 +305,7 @@ class KVCache:
             return False
         node.token_ids = stored.token_ids
         node.slot = slot
+        self._moved(node, source, "device", "read", self.holdings.block_bytes)
         self._gate.measured_load(source, stored.nbytes, time.perf_counter() - begun)
         return True
 
@@ -346,8 +351,7 @@ class KVCache:
                 if node.slot is None and not self._host.has(node.block_id):
                     self.drop(node, choice.reason)
                 else:
-                    self._disk.drop(choice.block_id)
-                    self._count_eviction("disk", choice.reason)
+                    self._left(node, "disk", choice.reason, self._disk.drop(choice.block_id))
         return self._disk.put(stored)
 
     def _evict_from_device(self) -> None:
@@ -357,7 +361,7 @@ class KVCache:
                 self.drop(node, "no_room_below")
                 continue
             self._vacate(node)
-            self._count_eviction("device", choice.reason)
+            self._left(node, "device", choice.reason)
 
     def _vacate(self, node: Node) -> None:
         assert node.slot is not None
@@ -373,13 +377,20 @@ class KVCache:
             if node.slot is None and not self.holdings.on_disk(node):
                 self.drop(node, choice.reason)
             else:
-                self._host.drop(node.block_id)
-                self._count_eviction("host", choice.reason)
+                self._left(node, "host", choice.reason, self._host.drop(node.block_id))
 
     def _lose(self, node: Node) -> None:
         """It was known, and can't be used."""
         self.counts.lost += 1
         self.drop(node, "lost")
 
-    def _count_eviction(self, tier: str, reason: str) -> None:
+    def _left(self, node: Node, tier: str, reason: str, nbytes: int | None = None) -> None:
+        """It has left a tier, and another has it. `nbytes`: there; of a slot when not said."""
+        self._count(tier, reason)
+        self._moved(node, tier, self.holdings.where(node), reason, nbytes or self.holdings.block_bytes)
+
+    def _moved(self, node: Node, origin: str, target: str | None, reason: str, nbytes: int) -> None:
+        self.departures.note(self.holdings.shares.owner(node.namespace), origin, target, reason, nbytes)
+
+    def _count(self, tier: str, reason: str) -> None:
         self.counts.evicted[tier][reason] = self.counts.evicted[tier].get(reason, 0) + 1

@@ -13,7 +13,7 @@ from model_runtime.kv.cache import KVCache
 from model_runtime.kv.holdings import TIERS
 from model_runtime.kv.manifests import SessionManifest, SessionName
 from model_runtime.kv.nodes import Node
-from model_runtime.kv.reports import Described, Dropped, NotPinned, Prefetched, Report, Suspended
+from model_runtime.kv.reports import Described, Dropped, Moved, NotPinned, Prefetched, Report, Suspended
 from model_runtime.kv.sessions import PinRefused, Sessions
 from model_runtime.kv.tails import TailKey, Tails
 
@@ -40,6 +40,8 @@ class Moves:
                 return self.suspend(name)
             case "drop":
                 return self.drop(name)
+            case "moves":
+                return self.moved(name)
             case _:
                 return self.describe(name)
 
@@ -48,6 +50,11 @@ class Moves:
         manifest = self._sessions.get(name)
         tail = self._tails.where(tail_key(manifest)) if manifest is not None and manifest.tail else None
         return Described(self._sessions.describe(name), tail, self._sessions.tenant(name[0]))
+
+    def moved(self, name: SessionName) -> Steps[Moved]:
+        """Of all blocks of the session's tenant."""
+        yield
+        return Moved(self._cache.departures.of(name[0]))
 
     def pin(self, name: SessionName, until: float | None) -> Steps[Described | NotPinned | None]:
         try:

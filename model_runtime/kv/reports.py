@@ -78,6 +78,28 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockMove:
+    """`blocks` that left the tier `origin` within a second from `at` on (seconds since 1970), or were brought from it.
+
+    `target` None: no tier has them any more. `bytes`: in the tier that they left or were brought to.
+    """
+
+    at: float
+    origin: str
+    target: str | None
+    reason: str
+    blocks: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Of a tenant's blocks, newest first; only the latest are known."""
+
+    moves: tuple[BlockMove, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NotPinned:
     """More than may be pinned: bytes `wanted`, and what is `left` to the tenant, or (`of_all`) to all of them."""
 
@@ -86,7 +108,10 @@ class NotPinned:
     of_all: bool
 
 
-Report: TypeAlias = Described | NotPinned | Prefetched | Suspended | Dropped
+Report: TypeAlias = Described | NotPinned | Prefetched | Suspended | Dropped | Moved
 
-QUESTIONS = ("report", "pin", "prefetch", "suspend", "drop")
-"""What may be asked of a session's KV. None comes back where nothing is kept of it; of `report`, always Described."""
+QUESTIONS = ("report", "pin", "prefetch", "suspend", "drop", "moves")
+"""What may be asked of a session's KV, and (`moves`) of its tenant's.
+
+None comes back where nothing is kept of the session; of `report` always Described, of `moves` always Moved.
+"""

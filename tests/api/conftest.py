@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,16 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from memory.adapters.quotas.windows import WindowCounter
+from memory.domain.audit import Entry, Search
 from memory.domain.events import Appended, Event, EventVisibility, Role
 from memory.domain.memories import Memory, MemoryKind, MemoryVisibility
 from memory.domain.principals import Key
 from memory.domain.sessions import Session, TierCounts
+from memory.services.audit import Audit
 from memory.services.health import Health
 from memory.services.keys import Keys
+from memory.services.quotas import Quotas
 from memory.services.sessions import SessionView
 from memory.services.settings import CodecSettings
 from memory.services.traffic import Traffic
@@ -54,7 +59,7 @@ class KeyStore:
 
     def __init__(self) -> None:
         self.stored: dict[str, Key] = {}
-        self.reads = 0
+        self.reads = self.used_writes = 0
         self.tenants = self.keys = self
         self.failure: Exception | None = None
 
@@ -73,18 +78,62 @@ class KeyStore:
     async def of(self, tenant_id: str) -> bytes:
         return b"secret"
 
-    async def add(self, key: Key, now: datetime) -> None:
+    async def add(self, key: Key) -> None:
         self.stored[key.key_id] = key
 
     async def find(self, key_id: str) -> Key | None:
         return self.stored.get(key_id)
 
-    async def any(self) -> bool:
-        return bool(self.stored)
+    async def any(self, now: datetime) -> bool:
+        return any(key.valid(now) for key in self.stored.values())
+
+    async def page(self, tenant_id: str | None, *, after: Key | None, limit: int) -> list[Key]:
+        found = [key for key in reversed(self.stored.values()) if tenant_id in (None, key.tenant_id)]
+        return found[0 if after is None else found.index(after) + 1 :][:limit]
+
+    async def revoke(self, key_id: str, now: datetime) -> None:
+        self.stored[key_id] = replace(self.stored[key_id], revoked_at=self.stored[key_id].revoked_at or now)
+
+    async def used(self, moments: Mapping[str, datetime]) -> None:
+        self.used_writes += 1
+        for key_id, moment in moments.items():
+            self.stored[key_id] = replace(self.stored[key_id], last_used_at=moment)
 
     async def ping(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+
+class AuditStore:
+    """As much of a Storage as the audit needs."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.audit = self
+        self.failure: Exception | None = None
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator["AuditStore"]:
+        if self.failure is not None:
+            raise self.failure
+        yield self
+
+    write = read
+
+    async def add(self, entries: Sequence[Entry]) -> None:
+        self.entries += [replace(entry, number=n) for n, entry in enumerate(entries, len(self.entries) + 1)]
+
+    async def page(
+        self, tenant_id: str, search: Search, *, after: int | None, limit: int, descending: bool
+    ) -> list[Entry]:
+        found = [
+            e
+            for e in self.entries
+            if e.tenant_id == tenant_id
+            and search.session_id in (None, e.session_id)
+            and (after is None or (e.number < after if descending else e.number > after))
+        ]
+        return (found[::-1] if descending else found)[:limit]
 
 
 def fixed_clock() -> Any:
@@ -97,6 +146,10 @@ class FakeContainer:
         self.now = NOON
         self.store = KeyStore()
         self.keys = Keys(self.store, self.store, fixed_clock())  # type: ignore[arg-type]
+        self.tokens = None
+        self.quotas = Quotas(WindowCounter(None), settings.limits)
+        self.trail = AuditStore()
+        self.audit = Audit(self.trail, fixed_clock())  # type: ignore[arg-type]
         self.jobs, self.embedder = Service(), Service()
         self.jobs.answers["check"] = None
         self.embedder.answers["embed"] = [[1.0]]
@@ -108,6 +161,7 @@ class FakeContainer:
         self.memories, self.forgetting, self.operations, self.admin = Service(), Service(), Service(), Service()
         self.abstracts = Service()
         self.kv, self.history, self.indexes, self.policies = Service(), Service(), Service(), Service()
+        self.evictions = Service()
 
 
 def make_session(key: int = 1, **changes: Any) -> Session:
@@ -220,6 +274,8 @@ def make() -> SimpleNamespace:
         store=KeyStore,
         clock=fixed_clock,
         noon=NOON,
+        appended=APPENDED,
+        repeated=replace(APPENDED, repeated=True),
     )
 
 

@@ -9,7 +9,8 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.auth import is_local_name
-from memory.domain.principals import KeyScope
+from memory.domain.errors import IdentityUnavailable
+from memory.domain.principals import KeyScope, Principal
 from memory.settings import AuthMode, Settings
 
 SCOPES = frozenset(KeyScope)
@@ -101,11 +102,61 @@ def test_a_bound_key_acts_as_its_agent_and_no_other(guarded: Any) -> None:
     as_bob = {"query": "?", "agent_id": "bob"}
     assert guarded.post("/v1/recall", json=as_bob, headers=headers).status_code == 403
     assert guarded.post("/v1/sessions/s1/context", json={**as_bob, "max_tokens": 9}, headers=headers).status_code == 403
+    chat = {"model": "m", "messages": [{"role": "user", "content": "?"}], "memory_key": "s1", "agent_id": "bob"}
+    assert guarded.post("/v1/chat/completions", json=chat, headers=headers).status_code == 403
 
 
 def test_the_header_names_the_acting_agent(client: Any, container: Any) -> None:
     assert client.get("/v1/sessions", headers={"X-Agent-Id": "ann"}).status_code == 200
     assert caller(container.sessions).agent_id == "ann"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/recall", {"query": "?"}),
+        ("/v1/sessions/s1/context", {"max_tokens": 9}),
+        ("/v1/chat/completions", {"model": "m", "memory_key": "s1", "messages": [{"role": "user", "content": "?"}]}),
+    ],
+)
+def test_a_header_and_a_body_that_name_two_agents_are_refused(client: Any, path: str, body: dict[str, Any]) -> None:
+    answer = client.post(path, json={**body, "agent_id": "bob"}, headers={"X-Agent-Id": "ann"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    assert "ann" in answer.json()["detail"]
+
+
+def test_an_agent_may_append_what_another_said(client: Any, container: Any) -> None:
+    event = {"role": "user", "content": "x", "agent_id": "bob"}
+    answer = client.post("/v1/sessions/s1/events", json={"events": [event]}, headers={"X-Agent-Id": "ann"})
+    assert answer.status_code == 201
+
+
+class Tokens:
+    """Believes one token."""
+
+    async def verify(self, token: str) -> Principal | None:
+        if token == "a.way.off":
+            raise IdentityUnavailable("the issuer is away")
+        return Principal("acme", SCOPES, subject="user-1") if token == "a.good.one" else None
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_where_an_issuer_is_set_its_tokens_are_checked_like_keys(client: Any, guarded: Any, needed: bool) -> None:
+    http = guarded if needed else client
+    container = http.app.state.container
+    container.tokens = Tokens()
+    assert http.get("/v1/sessions", headers={"Authorization": "Bearer a.good.one"}).status_code == 200
+    assert (caller(container.sessions).tenant_id, caller(container.sessions).caller_id) == ("acme", "sub:user-1")
+    refused = http.get("/v1/sessions", headers={"Authorization": "Bearer a.bad.one"})
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    assert refused.headers["www-authenticate"].startswith("Bearer")
+    unknown = http.get("/v1/sessions", headers={"Authorization": "Bearer a.way.off"})
+    assert (unknown.status_code, unknown.json()["code"]) == (503, "identity_unavailable")
+    own = asyncio.run(container.keys.create("globex", SCOPES))
+    assert http.get("/v1/sessions", headers={"Authorization": f"Bearer {own.token}"}).status_code == 200
+    assert http.get("/v1/sessions", headers={"Authorization": "Bearer sk-openai"}).status_code == (
+        401 if needed else 200
+    )
 
 
 def test_a_bad_agent_id_is_bad_input(client: Any) -> None:

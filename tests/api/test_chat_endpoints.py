@@ -11,9 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.app import create_app
+from memory.adapters.quotas.windows import WindowCounter
 from memory.domain.errors import NotFound, SessionBusy, StratamemError, TooManyTurns
 from memory.domain.generation import Chunk, Delta, Prompt, Ticket
 from memory.services.generation import Generation
+from memory.services.quotas import Quotas
+from memory.services.settings import LimitSettings
 from memory.services.turns import HeldTurn
 from memory.testing import ScriptedGenerator
 
@@ -133,3 +136,15 @@ def test_an_empty_message_is_answered_and_not_kept(client: Any, container: Any, 
     assert [message.content for message in model.prompts[0].messages] == ["", ""]
     (events,) = [args[2] for name, args, _ in container.events.calls if name == "append"]
     assert [(event.role, event.content) for event in events] == [("assistant", "Of course I do. ")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_model_reads_and_writes_is_charged(
+    client: Any, container: Any, model: ScriptedGenerator, stream: bool
+) -> None:
+    container.quotas = Quotas(WindowCounter(None), LimitSettings(tenant_tokens_per_day=1))
+    body = HELLO | {"stream": stream}
+    assert client.post("/v1/chat/completions", json=body).status_code == 200
+    refused = client.post("/v1/chat/completions", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+    assert len(model.prompts) == 1

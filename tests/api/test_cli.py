@@ -5,11 +5,12 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from api.cli import app
+from tests.unit.memory.adapters.identity.issuer import AUDIENCE, issuing
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from api.cli import app; app()"]
@@ -78,9 +80,36 @@ def test_a_key_is_printed_once_and_opens_the_database() -> None:
     assert len(plain.stdout.split()) == 1
 
 
+def test_keys_are_listed_and_revoked() -> None:
+    made = json.loads(run("keys", "create", "--name", "[red]Ann", "--days", "30", "--agent", "ann", "--json").stdout)
+    other = run("keys", "create", "--tenant", "acme").stdout.strip()
+    listed = json.loads(run("keys", "list", "--json").stdout)["items"]
+    assert [key["tenant_id"] for key in listed] == ["acme", "default"]
+    assert made["token"] not in str(listed)
+    assert "token" not in listed[0]
+    table = run("keys", "list", "--tenant", "default").stdout
+    for text in (made["prefix"], "[red]Ann", "agent ann", "valid", "never"):
+        assert text in table
+    assert other[:15] not in table
+    ended = run("keys", "revoke", other)  # the key itself will do
+    assert (ended.exit_code, other[3:15] in ended.stdout) == (0, True)
+    revoked = json.loads(run("keys", "revoke", made["key_id"], "--json").stdout)
+    assert revoked["revoked_at"] is not None
+    assert "revoked" in run("keys", "list", "--tenant", "acme").stdout
+    with closing(sqlite3.connect(Path(os.environ["STRATAMEM_DATA_DIR"]) / "stratamem.db")) as database:
+        noted = database.execute("SELECT tenant_id, action, subject, caller FROM audit ORDER BY number").fetchall()
+    assert noted == [
+        ("default", "keys.create", made["key_id"], None),
+        ("acme", "keys.create", other[3:15], None),
+        ("acme", "keys.revoke", other[3:15], None),
+        ("default", "keys.revoke", made["key_id"], None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
+        (("keys", "revoke", "sm_nosuchkey000"), 1, "no key"),
         (("keys", "create", "--scopes", "root"), 2, "not scopes"),
         (("keys", "create", "--tenant", "no spaces"), 1, "not an id"),
         (("worker",), 2, "STRATAMEM_BROKER_URL"),
@@ -130,7 +159,10 @@ def test_a_database_that_can_not_be_reached_is_one_line(command: str, url: str) 
     assert "database" in ended.stderr
 
 
-def test_an_open_address_without_a_key_is_refused_with_what_to_do() -> None:
+@pytest.mark.parametrize("revoked", [False, True])
+def test_an_open_address_without_a_key_is_refused_with_what_to_do(revoked: bool) -> None:
+    if revoked:
+        run("keys", "revoke", run("keys", "create").stdout.strip())
     ended = subprocess.run(
         [*COMMAND, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, text=True, timeout=90
     )
@@ -166,6 +198,22 @@ def test_an_open_address_with_a_key_lets_its_bearer_in() -> None:
         url = url.replace("0.0.0.0", "127.0.0.1")
         assert httpx.get(f"{url}/v1/sessions").status_code == 401
         assert httpx.get(f"{url}/v1/sessions", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_an_open_address_with_an_issuer_needs_no_key_and_lets_in_whom_it_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with issuing() as issuer:
+        monkeypatch.setenv("STRATAMEM_OIDC__ISSUER", issuer.url)
+        monkeypatch.setenv("STRATAMEM_OIDC__AUDIENCE", AUDIENCE)
+        with serving("--host", "0.0.0.0") as (_process, url):
+            url = url.replace("0.0.0.0", "127.0.0.1") + "/v1/sessions"
+            reader = issuer.token(scope="stratamem:read")
+            for token, status in ((reader, 200), (issuer.token(aud="another"), 401), ("sm_no", 401)):
+                assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == status
+            assert httpx.get(url).status_code == 401
+            refused = httpx.post(url, json={}, headers={"Authorization": f"Bearer {reader}"})
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

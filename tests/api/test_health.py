@@ -51,11 +51,11 @@ def test_a_tier_that_can_not_follow_is_named(client: Any, container: Any) -> Non
     assert client.get("/health/ready").json()["tiers"]["state"] == "degraded"
 
 
-async def test_a_hanging_check_does_not_hang_the_probe(make: Any) -> None:
+async def test_a_hanging_check_does_not_hang_the_probe(make: Any, settings: Any) -> None:
     async def hang(*_: Any) -> None:
         await asyncio.sleep(60)
 
-    container = make.container(None)
+    container = make.container(settings)
     container.jobs.check = hang
     container.embedder.embed = hang
     health = Health(container.store, container.jobs, container.embedder, container.longterm, timeout=0.05)

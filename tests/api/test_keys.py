@@ -1,14 +1,22 @@
 """Keys are shown once, stored hashed, and known again at once."""
 
+import asyncio
 import hashlib
 import re
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from memory.domain.errors import InvalidInput
+from memory.adapters.clock import SystemClock
+from memory.domain.errors import InvalidInput, NotFound, StorageUnavailable
 from memory.domain.principals import KeyScope
-from memory.services.keys import Keys
+from memory.services.keys import Keys, key_id_of
+from memory.services.secrets import TenantSecrets
+from tests.services import Database
+
+NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -78,6 +86,93 @@ async def test_the_cache_is_bounded(keys: Keys, monkeypatch: Any) -> None:
     assert len(keys._recent) == 3
 
 
+async def test_a_key_ends_when_it_says_so(store: Any, make: Any) -> None:
+    clock = make.clock()
+    keys = Keys(store, store, clock)
+    made = await keys.create("acme", [KeyScope.READ], expires_at=make.noon + timedelta(minutes=1))
+    assert await keys.authenticate(made.token)
+    assert await keys.any()
+    clock.now = lambda: make.noon + timedelta(minutes=1)
+    assert await keys.authenticate(made.token) is None  # at once, whatever the cache holds
+    assert not await keys.any()
+
+
+async def test_where_it_is_revoked_a_key_ends_at_once(keys: Keys, store: Any) -> None:
+    made = await keys.create("acme", [KeyScope.READ])
+    assert await keys.authenticate(made.token)
+    revoked = await keys.revoke("acme", made.key.key_id)
+    assert revoked.revoked_at is not None
+    assert await keys.authenticate(made.token) is None
+    assert await keys.revoke("acme", made.key.key_id) == revoked
+
+
+@pytest.mark.parametrize(("tenant", "key_id"), [("other", None), ("acme", "nokey"), (None, "nokey")])
+async def test_only_a_key_of_the_tenant_can_be_revoked(keys: Keys, tenant: str | None, key_id: str | None) -> None:
+    made = await keys.create("acme", [KeyScope.READ])
+    with pytest.raises(NotFound):
+        await keys.revoke(tenant, key_id or made.key.key_id)
+    assert await keys.authenticate(made.token)
+
+
+async def test_a_thousand_uses_are_one_write_and_the_next_minute_another(store: Any, make: Any) -> None:
+    clock = make.clock()
+    keys = Keys(store, store, clock)
+    made = await keys.create("acme", [KeyScope.READ])
+    for _ in range(1_000):
+        await keys.authenticate(made.token)
+    assert store.used_writes == 0
+    await keys.flush()
+    await keys.flush()
+    assert (store.used_writes, store.stored[made.key.key_id].last_used_at) == (1, make.noon)
+    keys._recent.clear()  # a second later
+    clock.now = lambda: make.noon + timedelta(seconds=59)
+    await keys.authenticate(made.token)
+    await keys.flush()
+    assert store.used_writes == 1
+    clock.now = lambda: make.noon + timedelta(seconds=60)
+    await keys.authenticate(made.token)
+    await keys.flush()
+    assert store.used_writes == 2
+
+
+async def test_a_use_that_can_not_be_written_is_written_later(keys: Keys, store: Any, make: Any) -> None:
+    made = await keys.create("acme", [KeyScope.READ])
+    await keys.authenticate(made.token)
+    store.failure = StorageUnavailable("away")
+    with pytest.raises(StorageUnavailable):
+        await keys.flush()
+    store.failure = None
+    await keys.flush()
+    assert store.stored[made.key.key_id].last_used_at == make.noon
+
+
+async def test_a_wrong_secret_is_no_use(keys: Keys, store: Any) -> None:
+    made, other = await keys.create("acme", [KeyScope.READ]), await keys.create("acme", [KeyScope.READ])
+    await keys.authenticate(made.token[:16] + other.token[16:])
+    await keys.flush()
+    assert store.used_writes == 0
+
+
+@pytest.mark.parametrize("cut", [slice(None), slice(15), slice(3, 15)], ids=["key", "prefix", "id"])
+async def test_a_key_is_named_by_whatever_its_owner_has(keys: Keys, cut: slice) -> None:
+    made = await keys.create("acme", [KeyScope.READ])
+    assert key_id_of(made.token[cut]) == made.key.key_id
+
+
+async def test_a_revoked_key_ends_within_a_second_in_every_process(database: Database) -> None:
+    """Two services over one database, as two API processes are."""
+    clock, storages = SystemClock(), (database.open(), database.open())
+    here, there = (Keys(storage, TenantSecrets(storage, clock), clock) for storage in storages)
+    made = await here.create("acme", [KeyScope.READ])
+    assert await there.authenticate(made.token)
+    await here.revoke("acme", made.key.key_id)
+    revoked = time.monotonic()
+    assert await here.authenticate(made.token) is None
+    while await there.authenticate(made.token) is not None:
+        assert time.monotonic() - revoked < 1.2
+        await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -86,6 +181,8 @@ async def test_the_cache_is_bounded(keys: Keys, monkeypatch: Any) -> None:
         {"scopes": []},
         {"agent_id": ""},
         {"session_ids": ["ok", "\x00"]},
+        {"session_ids": [f"s{n}" for n in range(1_001)]},
+        {"expires_at": NOON},
     ],
 )
 async def test_a_key_that_could_never_work_is_not_made(keys: Keys, store: Any, bad: dict[str, Any]) -> None:

@@ -144,3 +144,20 @@ def test_a_policy_is_shown_first_and_then_purges_with_a_receipt(http: httpx.Clie
 def test_a_policy_that_says_nothing_or_nonsense_is_refused(http: httpx.Client, policy: dict[str, Any]) -> None:
     answer = http.post("/v1/memories/forget", json={"policy": policy})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
+
+def test_a_filter_over_a_whole_tenant_follows_every_edit(http: httpx.Client) -> None:
+    old = add(http, "Zebediah keeps bees.", metadata={"shelf": "low"})
+    path = f"/v1/memories/{old['memory_id']}"
+
+    def on(shelf: str) -> list[str]:
+        condition = {"field": "metadata.shelf", "op": "eq", "value": shelf}
+        return found(http, "Zebediah keeps", filter=condition)
+
+    assert (on("low"), on("high")) == (["Zebediah keeps bees."], [])
+    http.patch(path, json={"metadata": {"shelf": "high"}})
+    assert (on("low"), on("high")) == ([], ["Zebediah keeps bees."])
+    add(http, "Zebediah keeps goats.", metadata={"shelf": "high"})
+    assert sorted(on("high")) == ["Zebediah keeps bees.", "Zebediah keeps goats."]
+    http.patch(path, json={"metadata": {}})
+    assert (on("low"), on("high")) == ([], ["Zebediah keeps goats."])

@@ -27,6 +27,7 @@ CHECKS = (
 
 
 schema = schemathesis.openapi.from_dict(create_app(Settings(_env_file=None)).openapi())
+schema = schema.exclude(path_regex="/events/stream$")  # it does not end: test_stream.py has its bad input
 
 
 KNOWN = {"session_id": "fuzzed", "memory_id": "fuzzed"}

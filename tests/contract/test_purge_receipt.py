@@ -3,10 +3,12 @@
 from datetime import timedelta
 
 from memory.adapters.jobs.recording import RecordingQueue
+from memory.adapters.sql import leftovers
 from memory.domain.operations import Operation, OperationState, Receipt
 from memory.domain.principals import Principal
 from memory.services import forgetting
 from memory.services.forgetting import Forgetting
+from memory.services.tasks import PURGE
 from memory.testing import SettableClock
 from tests.services import TENANT, add_events, add_session
 
@@ -36,6 +38,24 @@ async def test_a_purge_is_not_verified_while_the_text_is_in_the_write_ahead_log(
     assert done is not None
     assert done.state is OperationState.SUCCEEDED
     assert not left()
+
+
+async def test_a_file_that_takes_long_to_clean_is_left_to_a_worker(sqlite, monkeypatch):
+    monkeypatch.setattr(forgetting, "_PATIENCE", 0.1)
+    monkeypatch.setattr(leftovers, "_BYTES_A_SECOND", 1)
+    storage, jobs = sqlite.open(), RecordingQueue()
+    service = Forgetting(storage=storage, tiers=(), jobs=jobs, clock=SettableClock(), lease=timedelta(minutes=1))
+    async with storage.write() as tx:
+        await add_events(tx, await add_session(tx), "hello")
+    pending = await service.purge_session(Principal(TENANT), "s")
+    assert isinstance(pending, Operation)
+    assert "a worker" in (pending.error or "")
+    assert jobs.sent == [(PURGE, (pending.operation_id,))]
+    await service.finish_purge(pending.operation_id)
+    async with storage.read() as tx:
+        done = await tx.operations.by_id(pending.operation_id)
+    assert done is not None
+    assert done.state is OperationState.SUCCEEDED
 
 
 async def test_a_purge_that_nothing_holds_up_answers_with_its_receipt(storage):

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from memory.adapters.jobs.recording import RecordingQueue
+from memory.adapters.notices import LocalNotices
 from memory.domain.changes import Position
 from memory.domain.errors import SequenceConflict
 from memory.domain.events import EventVisibility, NewEvent, Role
@@ -26,7 +27,10 @@ class Service:
     def __init__(self, storage):
         clock, self.jobs = SettableClock(), RecordingQueue()
         self.events = Events(
-            storage, Log(storage, self.jobs, clock, "words", Activity()), WordTokenizer(), TenantSecrets(storage, clock)
+            storage,
+            Log(storage, self.jobs, clock, "words", Activity(), LocalNotices()),
+            WordTokenizer(),
+            TenantSecrets(storage, clock),
         )
 
     async def append(self, session_id, *contents, **options):

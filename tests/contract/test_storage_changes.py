@@ -372,3 +372,14 @@ async def test_values_are_those_of_the_asked_sessions_and_of_the_tenants_memorie
         found = await tx.changes.metadata_values(TENANT, many, ["n"])
         assert dict(found) == {event_item(event.event_key): 1, memory_item(memory.memory_key): 4}
         assert dict(await tx.changes.metadata_values(TENANT, (), ["n"])) == {memory.item: 4}
+
+
+async def test_values_of_the_metadata_of_given_items_are_those_of_all(storage):
+    async with storage.write() as tx:
+        one, two, _ = await add_events(tx, await add_session(tx), "one", "two", "three", metadata={"n": {"m": 1}})
+        memory = await add_memory(tx, metadata={"n": {"m": "x"}})
+        without = await add_memory(tx, metadata={"n": 2})
+    async with storage.read() as tx:
+        asked = [memory.item, two.item, without.item, one.item, one.item + 2**40]
+        assert dict(await tx.changes.metadata_of(asked, ["n", "m"])) == {one.item: 1, two.item: 1, memory.item: "x"}
+        assert await tx.changes.metadata_of([], ["n"]) == []

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
-from memory.adapters.sql.tables import Instant
+from memory.adapters.sql.columns import Instant
 from memory.domain.errors import StorageUnavailable
 from memory.domain.events import Appended, EventVisibility, Role
 from memory.domain.lineage import Lineage

@@ -4,6 +4,7 @@ import asyncio
 
 from memory.domain.events import Appended, EventVisibility
 from memory.domain.memories import MemoryVisibility
+from memory.domain.principals import Reach
 from memory.domain.sessions import LogSize
 from tests.services import EVERYONE, NOW, SPACE, TENANT, add_events, add_memory, add_session, segments_of
 
@@ -43,7 +44,7 @@ async def test_a_fork_has_the_settings_of_its_parent_and_goes_on_where_it_left(s
         assert (further.last_seq, further.event_count, further.token_count, further.shared_tokens) == (5, 5, 10, 10)
         assert (further.inherited_events, further.inherited_tokens) == (4, 8)
         assert await fork(tx, parent, "f", 1) is None
-        assert await tx.sessions.lineages(TENANT, ["g", "absent"]) == {"g": further.lineage}
+        assert await tx.sessions.lineages(TENANT, ["g", "absent"], Reach(None, None)) == {"g": further.lineage}
 
 
 async def test_the_log_of_a_fork_is_read_across_its_stretches(storage):
@@ -129,7 +130,7 @@ async def test_what_is_handed_over_is_the_heirs_and_the_rest_goes(storage):
         kept = await tx.sessions.hand_over(parent, child.session_key, share)
         assert kept == {"events": 3, "segments": 3, "vectors": 2, "memories": 0}
         counts = await tx.sessions.purge(parent.session_key)
-        assert counts == {"events": 1, "segments": 1, "vectors": 0, "clusters": 1, "summaries": 0}
+        assert counts == {"events": 1, "segments": 1, "vectors": 0, "clusters": 1, "summaries": 0, "moves": 0}
         child = (await tx.sessions.by_keys([child.session_key]))[child.session_key]
         assert (child.inherited_events, child.inherited_tokens, child.segmented_seq) == (0, 0, 0)
         assert (await tx.sessions.holdings([child]))[child.session_key].segments == 0
@@ -161,3 +162,12 @@ async def test_a_fork_that_was_being_made_is_part_of_the_family_that_is_locked(d
 
     _, found = await asyncio.gather(make(), look())
     assert found == ["p", "f"]
+
+
+async def test_what_is_written_down_of_the_windows_way_a_fork_does_not_write_down_again(storage):
+    async with storage.write() as tx:
+        parent = await add_session(tx, "p")
+        await add_events(tx, parent, "one", "two", "three")
+        await tx.sessions.mark_slid(parent.session_key, 4)
+        early, late = await fork(tx, parent, "early", 1), await fork(tx, parent, "late", 3)
+        assert (early.slid_tokens, late.slid_tokens) == (2, 4)

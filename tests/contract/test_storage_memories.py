@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from memory.domain.lineage import Lineage
 from memory.domain.memories import MemoryKind, MemorySource, MemoryVisibility
-from memory.domain.principals import SHARED, TENANT_WIDE, private_to
+from memory.domain.principals import SHARED, TENANT_WIDE, Reach, private_to
 from memory.domain.recall import Use
 from tests.services import EVERYONE, NOW, SPACE, TENANT, add_memory, add_session, new_memory, new_segment
 
@@ -211,9 +211,9 @@ async def test_pages_hold_what_may_be_seen_newest_first(storage, mixed):
         (EVERYONE, {"kind": "note"}, ["tenant"]),
         (EVERYONE | {private_to("ann")}, {"agent_id": "ann"}, ["ann", "session"]),
         (EVERYONE, {"lineage": True}, ["session"]),
-        (EVERYONE, {"only_sessions": frozenset({"s2"})}, ["foreign", "tenant"]),
-        (EVERYONE, {"only_sessions": frozenset()}, ["tenant"]),
-        (EVERYONE, {"only_sessions": frozenset(f"x{n}" for n in range(40_000)) | {"s1"}}, ["session", "tenant"]),
+        (EVERYONE, {"reach": Reach(frozenset({"s2"}), None)}, ["foreign", "tenant"]),
+        (EVERYONE, {"reach": Reach(frozenset(), None)}, ["tenant"]),
+        (EVERYONE, {"reach": Reach(frozenset(f"x{n}" for n in range(40_000)) | {"s1"}, None)}, ["session", "tenant"]),
         (EVERYONE, {"limit": 2}, ["foreign", "session"]),
     ]
     async with storage.read() as tx:

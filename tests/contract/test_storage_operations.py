@@ -1,13 +1,12 @@
-"""What every database keeps to about operations, which are the outbox, and about tenants and keys."""
+"""What every database keeps to about operations, which are the outbox, and about tenants."""
 
 import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from memory.domain.operations import NewOperation, OperationKind, OperationState, Progress
-from memory.domain.principals import ALL_SCOPES, Key, KeyScope
+from memory.domain.principals import Reach
 from tests.services import NOW, TENANT
 
 LEASE = timedelta(minutes=2)
@@ -189,8 +188,8 @@ async def test_operations_are_paged_newest_first(storage):
         assert await ids(after_id=newest[1]) == newest[2:]
         assert await ids(states=[OperationState.RUNNING, OperationState.SUCCEEDED]) == sorted(made[1:3], reverse=True)
         assert await ids(states=[]) == []
-        assert await ids(only_sessions=frozenset({"s3", "x"})) == [made[3]]
-        assert await ids(only_sessions=frozenset()) == []
+        assert await ids(reach=Reach(frozenset({"s3", "x"}), None)) == [made[3]]
+        assert await ids(reach=Reach(frozenset(), None)) == []
         counts = {"queued": 3, "running": 1, "succeeded": 1, "failed": 0, "cancelled": 0}
         assert await tx.operations.counts(TENANT) == counts
         assert await tx.operations.counts() == counts | {"queued": 4}
@@ -222,39 +221,6 @@ async def test_a_tenant_keeps_its_secret(database):
     assert secrets[:3] * 4 == secrets
     async with storages[0].read() as tx:
         assert await tx.tenants.ids() == ["t0", "t1", "t2"]
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        Key("k1", TENANT, b"\x00\xff", ALL_SCOPES),
-        Key("k1", TENANT, b"hash", frozenset({KeyScope.READ}), "ann", frozenset({"s1", "s2"})),
-        Key("k1", TENANT, b"hash", frozenset(), None, frozenset()),
-    ],
-    ids=["all", "bound", "nothing"],
-)
-async def test_a_key_is_read_as_it_was_added(storage, key):
-    async with storage.write() as tx:
-        await tx.tenants.secret(TENANT, NOW)
-        assert not await tx.keys.any()
-        await tx.keys.add(key, NOW)
-    async with storage.read() as tx:
-        assert await tx.keys.find("k1") == key
-        assert await tx.keys.find("k2") is None
-        assert await tx.keys.any()
-
-
-async def test_a_key_needs_its_tenant_and_a_name_of_its_own(storage):
-    key = Key("k1", TENANT, b"hash", ALL_SCOPES)
-    with pytest.raises(IntegrityError):
-        async with storage.write() as tx:
-            await tx.keys.add(key, NOW)
-    async with storage.write() as tx:
-        await tx.tenants.secret(TENANT, NOW)
-        await tx.keys.add(key, NOW)
-    with pytest.raises(IntegrityError):
-        async with storage.write() as tx:
-            await tx.keys.add(key, NOW)
 
 
 def wanted(subject, **options):

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from memory.adapters.sql.tables import metadata
+from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange
 from memory.domain.codecs import Code, NewCodebook, Retention
 from memory.domain.events import Appended, EventVisibility
@@ -17,6 +18,7 @@ from tests.services import (
     add_events,
     add_memory,
     add_session,
+    new_move,
     new_segment,
     segments_of,
 )
@@ -26,7 +28,8 @@ MARK = "xyzzy-marker"
 # The feed names what was purged by its key, so that followers forget it; it holds nothing else of it.
 NAMES_ONLY = {"changes"}
 # Without a session: key, node, ticket. A turn's ticket goes with the turn, which adds nothing to what was purged.
-NOT_OF_A_SESSION = {"keys", "followers", "turns"}
+# The audit names a session by its id, and stays: it proves who purged it.
+NOT_OF_A_SESSION = {"keys", "followers", "turns", "audit"}
 
 
 async def fill(tx, session_id, mark):
@@ -49,12 +52,14 @@ async def fill(tx, session_id, mark):
     (codebook,) = await tx.codebooks.all(TENANT, SPACE)
     held = (pending[1].segment_key,)
     await tx.codebooks.add_codes(TENANT, [Code(codebook.codebook_key, key, "session", held, mark.encode())])
+    await tx.moves.add(TENANT, [new_move(session)], NOW)
     await tx.summaries.add(key, {1: [mark], 2: [mark]})
     await tx.events.remember_answer(key, mark.encode(), b"", Appended(session_id, 1, 1, (mark,), 1), NOW)
     await tx.operations.enqueue(
         TENANT, OperationKind.INDEX, f"session:{key}", NOW, session_key=key, session_id=session_id, unit="events"
     )
     await tx.changes.add(NewChange(ChangeKind.EVENTS, TENANT, key, 1, 3))
+    await tx.agents.put(key, mark, AgentRole.OWNER, NOW)
     return session
 
 
@@ -88,7 +93,7 @@ async def test_a_purged_session_leaves_no_row(database, storage):
     async with storage.write() as tx:
         counts = await purge(tx, gone)
     # the segment of its memory went with the memory
-    assert counts == {"events": 3, "segments": 3, "vectors": 2, "clusters": 1, "summaries": 2}
+    assert counts == {"events": 3, "segments": 3, "vectors": 2, "clusters": 1, "summaries": 2, "moves": 1}
     after = await everything(database)
     assert MARK not in str(after)
     for name in set(before) - NAMES_ONLY:
@@ -101,8 +106,8 @@ async def test_a_purged_session_leaves_no_row(database, storage):
 async def test_every_column_that_names_a_session_is_known_to_the_purge(database):
     """A new table with a session_key must be added to `purge`, and then here."""
     named = {table.name for table in metadata.tables.values() if "session_key" in table.columns}
-    covered = {"sessions", "events", "memories", "segments", "clusters", "summaries", "codes"}
-    covered |= {"idempotency", "operations"}
+    covered = {"sessions", "events", "memories", "segments", "clusters", "summaries", "codes", "moves"}
+    covered |= {"idempotency", "operations", "session_agents"}
     assert named == covered | NAMES_ONLY
 
 
@@ -133,6 +138,7 @@ async def test_no_key_is_given_out_again(database):
         "memories": "memory_key",
         "segments": "segment_key",
         "clusters": "cluster_key",
+        "moves": "move_key",
         "changes": "number",
     }
     highest = dict.fromkeys(keys, 0)

@@ -2,6 +2,7 @@
 
 from memory.domain.events import EventVisibility, Role
 from memory.domain.memories import MemoryVisibility
+from memory.domain.principals import Reach
 from memory.domain.sessions import Holdings, NewSession, Session
 from tests.services import NOW, SPACE, TENANT, add_events, add_memory, add_session, new_event, segments_of
 
@@ -51,8 +52,8 @@ async def test_tenants_do_not_see_each_other(storage):
     async with storage.read() as tx:
         assert await tx.sessions.get("mine", "s") == mine
         assert await tx.sessions.get("nobody", "s") is None
-        assert await tx.sessions.lineages("mine", ["s", "absent"]) == {"s": mine.lineage}
-        assert await tx.sessions.page("mine", after_key=None, limit=9, only=None) == [mine]
+        assert await tx.sessions.lineages("mine", ["s", "absent"], Reach(None, None)) == {"s": mine.lineage}
+        assert await tx.sessions.page("mine", after_key=None, limit=9) == [mine]
 
 
 async def test_what_is_absent_is_none(storage):
@@ -61,7 +62,7 @@ async def test_what_is_absent_is_none(storage):
         assert await tx.sessions.locked(TENANT, "s") is None
         assert await tx.sessions.locked_by_key(7) is None
         assert await tx.sessions.by_keys([]) == {}
-        assert await tx.sessions.lineages(TENANT, []) == {}
+        assert await tx.sessions.lineages(TENANT, [], Reach(None, None)) == {}
         assert await tx.sessions.totals(TENANT) == {"sessions": 0, "events": 0, "tokens": 0}
 
 
@@ -70,12 +71,12 @@ async def test_sessions_are_paged_newest_first(storage):
         made = [await add_session(tx, f"s{n}") for n in range(7)]
     newest = made[::-1]
     async with storage.read() as tx:
-        first = await tx.sessions.page(TENANT, after_key=None, limit=3, only=None)
-        second = await tx.sessions.page(TENANT, after_key=first[-1].session_key, limit=9, only=None)
+        first = await tx.sessions.page(TENANT, after_key=None, limit=3)
+        second = await tx.sessions.page(TENANT, after_key=first[-1].session_key, limit=9)
         assert first + second == newest
-        some = await tx.sessions.page(TENANT, after_key=None, limit=9, only=frozenset({"s1", "s4", "x"}))
+        some = await tx.sessions.page(TENANT, after_key=None, limit=9, reach=Reach(frozenset({"s1", "s4", "x"}), None))
         assert [session.session_id for session in some] == ["s4", "s1"]
-        assert await tx.sessions.page(TENANT, after_key=None, limit=9, only=frozenset()) == []
+        assert await tx.sessions.page(TENANT, after_key=None, limit=9, reach=Reach(frozenset(), None)) == []
 
 
 async def test_an_update_is_the_next_version(storage):
@@ -148,8 +149,8 @@ async def test_forty_thousand_keys_are_asked_for_at_once(storage):
         many = [*range(session.session_key + 1, session.session_key + 40_000), session.session_key]
         assert list(await tx.sessions.by_keys(many)) == [session.session_key]
         names = [f"x{n}" for n in range(40_000)] + ["s"]
-        assert await tx.sessions.lineages(TENANT, names) == {"s": session.lineage}
-        page = await tx.sessions.page(TENANT, after_key=None, limit=9, only=frozenset(names))
+        assert await tx.sessions.lineages(TENANT, names, Reach(None, None)) == {"s": session.lineage}
+        page = await tx.sessions.page(TENANT, after_key=None, limit=9, reach=Reach(frozenset(names), None))
         assert [found.session_id for found in page] == ["s"]
 
 

@@ -163,6 +163,11 @@ def test_keys_reach_what_they_name(callers: Callers, filled: dict[str, Any]) -> 
     assert limited.get("/v1/sessions/diary").status_code == 404
     assert limited.post("/v1/recall", json={"query": "x", "session_ids": ["diary"]}).status_code == 404
     assert limited.post("/v1/sessions/new/events", json={"events": [said("x")]}).status_code == 404
+    assert limited.post("/v1/sessions/diary/context", json={"max_tokens": 100}).status_code == 404
+    assert limited.post("/v1/sessions/diary/fork", json={"session_id": "plans"}).status_code == 404
+    assert limited.post("/v1/sessions/plans/fork", json={"session_id": "elsewhere"}).status_code == 403
+    assert limited.get("/v1/sessions/diary/kv").status_code == 404
+    assert not {o["session_id"] for o in ok(limited.get("/v1/operations"))["items"]} - {"plans"}
     assert {s["session_id"] for s in ok(limited.get("/v1/sessions"))["items"]} == {"plans"}
     assert {r["session_id"] for r in recall(limited, "budget", top_k=200)} == {"plans", None}
     assert reader.post("/v1/sessions/plans/events", json={"events": [said("x")]}).status_code == 403

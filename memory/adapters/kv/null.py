@@ -4,7 +4,7 @@ from datetime import datetime
 
 from memory.domain.errors import NoModelConfigured, StratamemError
 from memory.domain.generation import Prompt
-from memory.domain.kv import Dropped, KVReport, Prefetched, SessionKV, Suspended, TenantKV, by_tier
+from memory.domain.kv import BlockMove, Dropped, KVReport, Prefetched, SessionKV, Suspended, TenantKV, by_tier
 
 
 class NullKVStore:
@@ -21,6 +21,9 @@ class NullKVStore:
 
     async def usage(self, tenant_id: str) -> TenantKV:
         return TenantKV(by_tier(), by_tier(), 0, 0)
+
+    async def moves(self, tenant_id: str) -> list[BlockMove]:
+        return []
 
     async def pin(self, tenant_id: str, session_id: str, until: datetime | None) -> SessionKV | None:
         return None

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 
 from memory.domain.errors import PinBudgetExceeded
-from memory.domain.kv import Dropped, KVReport, Prefetched, SessionKV, Suspended, TenantKV
+from memory.domain.kv import BlockMove, Dropped, KVReport, Prefetched, SessionKV, Suspended, TenantKV
 from model_runtime.kv import reports
 
 _OF_ONE = "pin fewer sessions, end a pin (ttl_seconds 0), or raise STRATAMEM_GENERATION__TENANT_SHARE or __PIN_SHARE"
@@ -26,6 +26,14 @@ class ReportingKVStore(ABC):
 
     async def usage(self, tenant_id: str) -> TenantKV:
         return (await self.report(tenant_id, "-")).tenant
+
+    async def moves(self, tenant_id: str) -> list[BlockMove]:
+        found = await self._ask("moves", tenant_id, "-")
+        assert isinstance(found, reports.Moved)
+        return [
+            BlockMove(datetime.fromtimestamp(m.at, UTC), m.origin, m.target, m.reason, m.blocks, m.bytes)
+            for m in found.moves
+        ]
 
     async def pin(self, tenant_id: str, session_id: str, until: datetime | None) -> SessionKV | None:
         found = await self._ask("pin", tenant_id, session_id, None if until is None else until.timestamp())

@@ -7,7 +7,7 @@ from memory.adapters.models.runtime_client import RuntimeClient
 from memory.adapters.models.runtime_http import RuntimeGenerator
 from memory.domain.errors import GeneratorUnavailable, StratamemError
 from memory.domain.generation import WHOLE_TENANT, Prompt
-from memory.domain.kv import KVReport, TenantKV, by_tier
+from memory.domain.kv import BlockMove, KVReport, TenantKV, by_tier
 from model_runtime import wire
 from model_runtime.kv.reports import Report
 
@@ -38,6 +38,9 @@ class RemoteKVStore(ReportingKVStore):
         if self._generator is None:
             return KVReport(None, TenantKV(by_tier(), by_tier(), 0, 0))
         return await super().report(tenant_id, session_id)
+
+    async def moves(self, tenant_id: str) -> list[BlockMove]:
+        return [] if self._generator is None else await super().moves(tenant_id)
 
     async def warm(self, prompt: Prompt) -> int:
         return 0 if self._generator is None else await self._generator.warm(prompt)

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import is_postgresql, one_of, upsert
+from memory.adapters.sql.statements import is_postgresql, one_of, parts, upsert
 from memory.adapters.sql.tables import changes, events, followers, memories, segments, sessions
 from memory.domain.changes import Change, NewChange, Position
 from memory.domain.events import EventVisibility
-from memory.domain.ids import ItemId, event_item, memory_item
+from memory.domain.ids import ItemId, event_item, is_memory, item_key, memory_item
 from memory.domain.principals import SHARED, private_to
 from memory.domain.recall import EVENT_KIND
 from memory.domain.segments import SegmentVector
@@ -152,6 +152,21 @@ class SqlChanges:
             of_events = of_events.where(one_of(self._db, events.c.session_key, session_keys))
         of_memories = self._with_field(memories.c.memory_key, memories.c.metadata, path[0])
         of_memories = of_memories.where(memories.c.tenant_id == tenant_id)
+        return await self._values_at(path, of_events, of_memories)
+
+    async def metadata_of(self, items: Sequence[ItemId], path: Sequence[str]) -> list[tuple[ItemId, Any]]:
+        found: list[tuple[ItemId, Any]] = []
+        for part in parts(list(items)):
+            of_events = self._with_field(events.c.event_key, events.c.metadata, path[0])
+            of_events = of_events.where(events.c.event_key.in_([item_key(i) for i in part if not is_memory(i)]))
+            of_memories = self._with_field(memories.c.memory_key, memories.c.metadata, path[0])
+            of_memories = of_memories.where(memories.c.memory_key.in_([item_key(i) for i in part if is_memory(i)]))
+            found += await self._values_at(path, of_events, of_memories)
+        return found
+
+    async def _values_at(
+        self, path: Sequence[str], of_events: sa.Select[Any], of_memories: sa.Select[Any]
+    ) -> list[tuple[ItemId, Any]]:
         found: list[tuple[ItemId, Any]] = []
         for query, item in ((of_events, event_item), (of_memories, memory_item)):
             for row in await self._db.execute(query):

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows, versions
+from memory.adapters.sql.agents import within
 from memory.adapters.sql.lineages import memories_in_any
 from memory.adapters.sql.statements import Lookup, is_postgresql, one_of, upsert
 from memory.adapters.sql.tables import memories, memory_versions, segments, sessions
@@ -18,7 +19,7 @@ from memory.domain.forgetting import Outline
 from memory.domain.ids import memory_item
 from memory.domain.lineage import Lineage
 from memory.domain.memories import Memory, MemorySource, MemoryVisibility
-from memory.domain.principals import SHARED, TENANT_WIDE, private_to
+from memory.domain.principals import SHARED, TENANT_WIDE, Reach, private_to
 from memory.domain.recall import Use
 
 _SELECT = sa.select(memories, sessions.c.session_id).outerjoin(
@@ -101,7 +102,7 @@ class SqlMemories:
         lineage: Lineage | None = None,
         kind: str | None = None,
         agent_id: str | None = None,
-        only_sessions: frozenset[str] | None = None,
+        reach: Reach | None = None,
         alive_at: datetime | None = None,
     ) -> list[Memory]:
         query = _SELECT.where(memories.c.tenant_id == tenant_id, _visible(audiences), _alive(alive_at))
@@ -112,8 +113,8 @@ class SqlMemories:
         for column, value in ((memories.c.kind, kind), (memories.c.agent_id, agent_id)):
             if value is not None:
                 query = query.where(column == value)
-        if only_sessions is not None:
-            query = query.where(self._of_sessions(only_sessions))
+        if reach is not None:
+            query = query.where(self._within(reach))
         query = query.order_by(memories.c.memory_key.desc()).limit(limit)
         return [rows.memory(row) for row in await self._db.execute(query)]
 
@@ -126,7 +127,7 @@ class SqlMemories:
         limit: int,
         alive_at: datetime,
         kinds: frozenset[str] | None = None,
-        only_sessions: frozenset[str] | None = None,
+        reach: Reach | None = None,
         with_metadata: bool = False,
     ) -> list[Outline]:
         metadata = (memories.c.metadata,) if with_metadata else ()
@@ -136,14 +137,14 @@ class SqlMemories:
         )
         if kinds is not None:
             query = query.where(memories.c.kind.in_(kinds))
-        if only_sessions is not None:
-            query = query.where(self._of_sessions(only_sessions))
+        if reach is not None:
+            query = query.where(self._within(reach))
         found = await self._db.execute(query.order_by(memories.c.memory_key).limit(limit))
         return [rows.outline(row) for row in found]
 
-    def _of_sessions(self, session_ids: frozenset[str]) -> sa.ColumnElement[bool]:
+    def _within(self, reach: Reach) -> sa.ColumnElement[bool]:
         """And those of no session."""
-        return sa.or_(memories.c.session_key.is_(None), one_of(self._db, sessions.c.session_id, session_ids))
+        return sa.or_(memories.c.session_key.is_(None), within(self._db, reach))
 
     async def update(
         self,

@@ -10,10 +10,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
+from memory.adapters.sql.agents import readable
 from memory.adapters.sql.statements import is_postgresql, one_of
-from memory.adapters.sql.tables import operations
+from memory.adapters.sql.tables import operations, sessions
 from memory.domain.ids import new_id
 from memory.domain.operations import UNFINISHED, NewOperation, Operation, OperationKind, OperationState
+from memory.domain.principals import Reach
 
 _UNFINISHED = operations.c.state.in_(UNFINISHED)
 
@@ -185,15 +187,18 @@ class SqlOperations:
         states: Sequence[OperationState] | None,
         after_id: str | None,
         limit: int,
-        only_sessions: frozenset[str] | None = None,
+        reach: Reach | None = None,
     ) -> list[Operation]:
         query = sa.select(operations).where(operations.c.tenant_id == tenant_id)
         if states is not None:
             query = query.where(operations.c.state.in_(states))
         if after_id is not None:
             query = query.where(operations.c.operation_id < after_id)
-        if only_sessions is not None:
-            query = query.where(one_of(self._db, operations.c.session_id, only_sessions))
+        if reach is not None:
+            joined = sa.outerjoin(operations, sessions, sessions.c.session_key == operations.c.session_key)
+            query = query.select_from(joined).where(readable(reach.agent_id))
+            if reach.session_ids is not None:
+                query = query.where(one_of(self._db, operations.c.session_id, reach.session_ids))
         query = query.order_by(operations.c.operation_id.desc()).limit(limit)
         return [rows.operation(row) for row in await self._db.execute(query)]
 

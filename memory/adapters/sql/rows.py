@@ -10,8 +10,10 @@ from memory.domain.events import Event, EventVisibility, Role
 from memory.domain.forgetting import Outline
 from memory.domain.lineage import Stretch
 from memory.domain.memories import Memory, MemoryKind, MemorySource, MemoryVersion, MemoryVisibility
+from memory.domain.moves import Move, NewMove, Parts, Reason
 from memory.domain.operations import Operation, OperationKind, OperationState, Progress
 from memory.domain.principals import Key, KeyScope
+from memory.domain.recall import TierName
 from memory.domain.segments import Cluster, TierSegment
 from memory.domain.sessions import Session
 
@@ -98,6 +100,11 @@ def key(row: Row) -> Key:
         scopes=frozenset(KeyScope(scope) for scope in row.scopes),
         agent_id=row.agent_id,
         session_ids=None if row.session_ids is None else frozenset(row.session_ids),
+        name=row.name,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
     )
 
 
@@ -116,6 +123,16 @@ def change(row: Row, oldest_running: int | None) -> Change:
 
 def tier_segment(row: Row) -> TierSegment:
     return TierSegment(**{**row._mapping, "last_use": seconds(row.last_use)})
+
+
+def move(row: Row) -> Move:
+    """A row of `moves` joined with its session's id."""
+    values = dict(row._mapping)
+    move_key, session_id, at = values.pop("move_key"), values.pop("session_id"), values.pop("at")
+    del values["tenant_id"]
+    values |= {"origin": TierName(row.origin), "target": TierName(row.target), "reason": Reason(row.reason)}
+    values["parts"] = row.parts and Parts(**row.parts)
+    return Move(move_key, session_id, at, NewMove(**values))
 
 
 def cluster(row: Row) -> Cluster:

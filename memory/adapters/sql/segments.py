@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from memory.adapters.sql import rows
 from memory.adapters.sql.lineages import held_elsewhere
 from memory.adapters.sql.statements import Lookup, one_of, parts, upsert
-from memory.adapters.sql.tables import events, memories, segments
+from memory.adapters.sql.tables import events, memories, segments, sessions
 from memory.domain.ids import ItemId, is_memory, item_key
 from memory.domain.segments import NewSegment, PendingSegment, Span, TierSegment
 from memory.domain.sessions import Session
@@ -25,6 +25,8 @@ _TIER_COLUMNS = (
     segments.c.cluster_key,
     segments.c.uses,
     segments.c.last_use,
+    segments.c.used_seq,
+    (segments.c.char_end - segments.c.char_start).label("characters"),
 )
 
 
@@ -52,6 +54,7 @@ class SqlSegments:
                 "content_hash": s.content_hash,
                 "space": space,
                 "last_use": now,
+                "used_seq": s.seq,
             }
             for s in added
         ]
@@ -155,10 +158,11 @@ class SqlSegments:
     async def used(self, uses: Mapping[ItemId, int], now: datetime) -> None:
         if not uses:
             return
+        log = sa.select(sessions.c.last_seq).where(sessions.c.session_key == segments.c.session_key)
         statement = (
             segments.update()
             .where(segments.c.item == sa.bindparam("used"), segments.c.semantic.is_(True))
-            .values(uses=segments.c.uses + sa.bindparam("times"), last_use=now)
+            .values(uses=segments.c.uses + sa.bindparam("times"), last_use=now, used_seq=log.scalar_subquery())
         )
         await self._db.execute(statement, [{"used": item, "times": times} for item, times in sorted(uses.items())])
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
+from memory.adapters.sql.agents import within
 from memory.adapters.sql.lineages import along, held_elsewhere, memories_in_any, stored
 from memory.adapters.sql.statements import Lookup, one_of, upsert
 from memory.adapters.sql.tables import (
@@ -17,13 +18,16 @@ from memory.adapters.sql.tables import (
     events,
     idempotency,
     memories,
+    moves,
     operations,
     segments,
+    session_agents,
     sessions,
     summaries,
 )
 from memory.domain.events import EventVisibility
 from memory.domain.lineage import Lineage, Stretch
+from memory.domain.principals import Reach
 from memory.domain.sessions import Holdings, LogSize, NewSession, Session
 
 # Made once: building a statement costs more than running it, and an append runs these.
@@ -38,7 +42,7 @@ _ALL_LOCKED = (
     .order_by(sessions.c.session_key)
     .with_for_update()
 )
-_COPIED = ("tenant_id", "title", "metadata", "window_tokens", "semantic_turns")
+_COPIED = ("tenant_id", "title", "metadata", "window_tokens", "semantic_turns", "closed")
 _ADVANCED = ("last_seq", "event_count", "token_count", "shared_tokens", "turns")
 _ADVANCE = (
     sessions.update()
@@ -85,6 +89,7 @@ class SqlSessions:
             inherited=stored(inherited),
             inherited_events=size.last_seq,
             inherited_tokens=size.token_count,
+            slid_tokens=min(parent.slid_tokens, size.shared_tokens),
         )
         statement = statement.on_conflict_do_nothing(index_elements=["tenant_id", "session_id"])
         return await self._one(statement.returning(sessions))
@@ -102,21 +107,22 @@ class SqlSessions:
     async def by_keys(self, session_keys: Collection[int]) -> dict[int, Session]:
         return {row.session_key: rows.session(row) for row in await _BY_KEYS.rows(self._db, session_keys)}
 
-    async def lineages(self, tenant_id: str, session_ids: Iterable[str]) -> dict[str, Lineage]:
-        query = sa.select(sessions.c.session_id, sessions.c.session_key, sessions.c.inherited).where(
-            sessions.c.tenant_id == tenant_id, one_of(self._db, sessions.c.session_id, session_ids)
-        )
+    async def lineages(self, tenant_id: str, session_ids: Iterable[str] | None, reach: Reach) -> dict[str, Lineage]:
+        query = sa.select(sessions.c.session_id, sessions.c.session_key, sessions.c.inherited)
+        query = query.where(sessions.c.tenant_id == tenant_id, within(self._db, reach))
+        if session_ids is not None:
+            query = query.where(one_of(self._db, sessions.c.session_id, session_ids))
         found = await self._db.execute(query)
         return {row.session_id: Lineage(row.session_key, rows.stretches(row.inherited)) for row in found}
 
     async def page(
-        self, tenant_id: str, *, after_key: int | None, limit: int, only: frozenset[str] | None
+        self, tenant_id: str, *, after_key: int | None, limit: int, reach: Reach | None = None
     ) -> list[Session]:
         query = sa.select(sessions).where(sessions.c.tenant_id == tenant_id)
         if after_key is not None:
             query = query.where(sessions.c.session_key < after_key)
-        if only is not None:
-            query = query.where(one_of(self._db, sessions.c.session_id, only))
+        if reach is not None:
+            query = query.where(within(self._db, reach))
         query = query.order_by(sessions.c.session_key.desc()).limit(limit)
         return [rows.session(row) for row in await self._db.execute(query)]
 
@@ -147,6 +153,11 @@ class SqlSessions:
             sessions.update()
             .where(sessions.c.session_key == session_key, sessions.c.segmented_seq < seq)
             .values(segmented_seq=seq)
+        )
+
+    async def mark_slid(self, session_key: int, tokens: int) -> None:
+        await self._db.execute(
+            sessions.update().where(sessions.c.session_key == session_key).values(slid_tokens=tokens)
         )
 
     async def bump_semantic(self, session_key: int) -> None:
@@ -241,13 +252,18 @@ class SqlSessions:
             ("segments", segments),
             ("clusters", clusters),
             ("summaries", summaries),
+            ("moves", moves),
             ("events", events),
         ):
             deleted = await self._db.execute(table.delete().where(table.c.session_key == session_key))
             counts[name] = deleted.rowcount
-        for table in (idempotency, operations, sessions):
+        for table in (idempotency, operations, session_agents, sessions):
             await self._db.execute(table.delete().where(table.c.session_key == session_key))
         return counts
+
+    async def count(self, tenant_id: str) -> int:
+        query = sa.select(sa.func.count()).where(sessions.c.tenant_id == tenant_id)
+        return int((await self._db.execute(query)).scalar_one())
 
     async def totals(self, tenant_id: str) -> dict[str, int]:
         query = sa.select(

@@ -5,17 +5,22 @@ process computes, every change waits for the interpreter's lock (up to the switc
 about ten statements. Here a statement does all four in one visit.
 """
 
+import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
 Parameters = Sequence[Any]
+_T = TypeVar("_T")
 
 _LOOK_EVERY = 0.000_5
 """Seconds between looks at the write lock; a look takes about ten microseconds."""
+_LOOK_STEPS = 10_000
+"""Steps of SQLite's machine between looks at whether anybody still waits: about a millisecond."""
 
 
 class Cursor:
@@ -66,22 +71,36 @@ class Connection(aiosqlite.Connection):
         return Cursor(self)
 
     async def begin_immediate(self, patience: float) -> None:
-        """Takes the write lock, waiting for `patience` seconds at most.
-
-        SQLite's own wait looks every 100 ms: beside a process that writes without a pause, and is between two
-        transactions for less than one, it would starve.
-        """
+        """Takes the write lock, waiting for `patience` seconds at most."""
 
         def begin(connection: sqlite3.Connection) -> None:
             if connection.in_transaction:  # of a writer that was cancelled while it got the lock
                 connection.rollback()
-            connection.execute("PRAGMA busy_timeout = 0")
-            try:
-                _retry(lambda: connection.execute("BEGIN IMMEDIATE"), time.monotonic() + patience)
-            finally:
-                connection.execute(f"PRAGMA busy_timeout = {round(patience * 1_000)}")
+            _when_free(connection, "BEGIN IMMEDIATE", patience)
 
         await self.visit(begin)
+
+    async def vacuum(self, patience: float) -> None:
+        """Writes the file anew, as a writer; is given up when the caller is cancelled."""
+        given_up = threading.Event()
+
+        def write_anew(connection: sqlite3.Connection) -> None:
+            connection.set_progress_handler(given_up.is_set, _LOOK_STEPS)
+            try:
+                _when_free(connection, "VACUUM", patience)
+            finally:
+                connection.set_progress_handler(None, 0)
+
+        try:
+            await self.answer_of(write_anew)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+
+    async def answer_of(self, act: Callable[[sqlite3.Connection], _T]) -> _T:
+        """What `act` answers in this connection's thread; no transaction is begun for it."""
+        answer: _T = await self._execute(act, self._conn)  # type: ignore[no-untyped-call]
+        return answer
 
     def begin_with_next(self) -> None:
         """A reader's BEGIN goes with its first statement: SQLite takes the snapshot no earlier anyway."""
@@ -106,16 +125,29 @@ class Connection(aiosqlite.Connection):
         await self._execute(begin_and_act, self._conn)  # type: ignore[no-untyped-call]
 
 
-def _retry(begin: Callable[[], object], until: float) -> None:
-    while True:
-        try:
-            begin()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
+def _when_free(connection: sqlite3.Connection, statement: str, patience: float) -> None:
+    """Runs it as soon as nobody writes.
+
+    SQLite's own wait looks every 100 ms: beside a process that writes without a pause, and is between two transactions
+    for less than one, it would starve.
+    """
+    until = time.monotonic() + patience
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while not _done(connection, statement, until):
             time.sleep(_LOOK_EVERY)
-        else:
-            return
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {round(patience * 1_000)}")
+
+
+def _done(connection: sqlite3.Connection, statement: str, until: float) -> bool:
+    try:
+        connection.execute(statement)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            raise
+        return False
+    return True
 
 
 def connect(database: str, **options: Any) -> Connection:

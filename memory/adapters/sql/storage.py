@@ -6,6 +6,7 @@ PostgreSQL: a transaction a unit. SQLite: readers read beside each other (WAL), 
 import asyncio
 import functools
 import json
+import math
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,14 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.util import await_only
 
 from memory.adapters.sql import sqlite_driver
+from memory.adapters.sql.agents import SqlAgents
+from memory.adapters.sql.audit import SqlAudit
 from memory.adapters.sql.changes import SqlChanges
 from memory.adapters.sql.clusters import SqlClusters
 from memory.adapters.sql.codebooks import SqlCodebooks
 from memory.adapters.sql.events import SqlEvents
 from memory.adapters.sql.failures import translated
 from memory.adapters.sql.keys import SqlKeys, SqlTenants
+from memory.adapters.sql.leftovers import Leftovers
 from memory.adapters.sql.memories import SqlMemories
 from memory.adapters.sql.migrate import upgrade
+from memory.adapters.sql.moves import SqlMoves
 from memory.adapters.sql.operations import SqlOperations
 from memory.adapters.sql.segments import SqlSegments
 from memory.adapters.sql.sessions import SqlSessions
@@ -33,6 +38,7 @@ from memory.adapters.sql.summaries import SqlSummaries
 from memory.adapters.sql.turns import SqlTurns
 from memory.adapters.sql.versions import SqlVersions
 from memory.adapters.sql.writer_queue import WriterQueue
+from memory.domain.changes import Position
 
 _WAL_TRIES = 100
 _WAL_PAUSE = 0.05
@@ -47,6 +53,7 @@ class SqlUnitOfWork:
         self.tenants = SqlTenants(connection)
         self.keys = SqlKeys(connection)
         self.sessions = SqlSessions(connection)
+        self.agents = SqlAgents(connection)
         self.events = SqlEvents(connection)
         self.memories = SqlMemories(connection)
         self.versions = SqlVersions(connection)
@@ -57,6 +64,8 @@ class SqlUnitOfWork:
         self.changes = SqlChanges(connection)
         self.operations = SqlOperations(connection)
         self.turns = SqlTurns(connection)
+        self.moves = SqlMoves(connection)
+        self.audit = SqlAudit(connection)
 
 
 class SqlStorage:
@@ -65,7 +74,10 @@ class SqlStorage:
     def __init__(self, url: str, settings: DatabaseSettings) -> None:
         self._engine = make_engine(url, settings)
         self._settings = settings
-        self._writers = WriterQueue(self._engine, settings.group_commit) if is_sqlite(url) else None
+        self._writers: WriterQueue | None = None
+        if is_sqlite(url):
+            self._writers = WriterQueue(self._engine, settings.group_commit)
+            self._leftovers = Leftovers(self._engine, self._writers, settings.statement_timeout)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
@@ -95,11 +107,11 @@ class SqlStorage:
             async with asyncio.timeout(self._settings.connect_timeout), self._engine.connect() as connection:
                 await connection.execute(sa.text("SELECT 1"))
 
-    async def erase_leftovers(self) -> None:
-        """SQLite: the WAL's old pages go; deleted rows are overwritten anyway. PostgreSQL: its vacuum does it."""
+    async def erase_leftovers(self, upto: Position | None = None, *, within: float = math.inf) -> None:
+        """SQLite: see `leftovers`. PostgreSQL: its vacuum does it."""
         if self._writers is not None:
             with translated():
-                await self._writers.checkpoint()
+                await self._leftovers.erase(upto, within)
 
     async def bytes_used(self) -> int:
         sqlite = self._writers is not None

@@ -1,10 +1,8 @@
 """Which rows does the memory keep? One definition for SQLite and PostgreSQL."""
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+
+from memory.adapters.sql.columns import Id, Instant, Json, Key, few, key, session_key
 
 metadata = sa.MetaData(
     naming_convention={
@@ -15,41 +13,6 @@ metadata = sa.MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-_EPOCH = datetime.fromtimestamp(0, UTC)
-
-
-class Instant(sa.types.TypeDecorator[datetime]):
-    """A moment as microseconds since 1970 UTC: orders and compares alike in both databases."""
-
-    impl = sa.BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
-        # In whole numbers: as a float the last moment of year 9999 rounds up to one that no datetime can hold.
-        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
-
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
-
-
-Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-Id = sa.String(128)
-
-
-def _key(name: str) -> sa.Column[int]:
-    return sa.Column(name, Key, primary_key=True, autoincrement=True)
-
-
-def _few(name: str, *columns: str, where: str) -> sa.Index:
-    """Of the few rows for which `where` holds: a query that says it in the same words reads no others."""
-    return sa.Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
-
-
-def _session_key(*, nullable: bool = False, index: bool = False) -> sa.Column[int]:
-    return sa.Column("session_key", Key, nullable=nullable, index=index)
-
 
 tenants = sa.Table(
     "tenants",
@@ -69,12 +32,16 @@ keys = sa.Table(
     sa.Column("agent_id", Id),
     sa.Column("session_ids", Json),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("name", sa.String(256)),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+    sa.Column("last_used_at", Instant, comment="true to the minute: a use costs no write"),
 )
 
 sessions = sa.Table(
     "sessions",
     metadata,
-    _key("session_key"),
+    key("session_key"),
     sa.Column("tenant_id", Id, sa.ForeignKey("tenants.tenant_id"), nullable=False),
     sa.Column("session_id", Id, nullable=False),
     sa.Column("title", sa.Text),
@@ -96,15 +63,33 @@ sessions = sa.Table(
     sa.Column("inherited", Json, comment="stretches of other logs: [session_key, first, last seq, memory, tokens]"),
     sa.Column("inherited_events", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("inherited_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("closed", sa.Boolean, nullable=False, server_default=sa.false(), comment="to all but its agents"),
+    sa.Column(
+        "slid_tokens",
+        sa.BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="up to there on the token axis it is written down that the window has moved on",
+    ),
     sa.UniqueConstraint("tenant_id", "session_id"),
+    few("ix_sessions_closed", "tenant_id", where="closed"),
     sqlite_autoincrement=True,
+)
+
+session_agents = sa.Table(
+    "session_agents",
+    metadata,
+    sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), primary_key=True),
+    sa.Column("agent_id", Id, primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("added_at", Instant, nullable=False),
 )
 
 events = sa.Table(
     "events",
     metadata,
-    _key("event_key"),
-    _session_key(),
+    key("event_key"),
+    session_key(),
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("event_id", Id, nullable=False),
     sa.Column("agent_id", Id),
@@ -141,7 +126,7 @@ idempotency = sa.Table(
 memories = sa.Table(
     "memories",
     metadata,
-    _key("memory_key"),
+    key("memory_key"),
     sa.Column("tenant_id", Id, sa.ForeignKey("tenants.tenant_id"), nullable=False),
     sa.Column("memory_id", Id, nullable=False),
     sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), index=True),
@@ -170,12 +155,12 @@ memories = sa.Table(
     sa.Column("compared", sa.Boolean, nullable=False, server_default=sa.false(), comment="with others of its scope"),
     sa.UniqueConstraint("tenant_id", "memory_id"),
     sa.UniqueConstraint("tenant_id", "scope_hash"),
-    _few("ix_memories_unsegmented", "tenant_id", "memory_key", where="segmented_version < version"),
-    _few("ix_memories_uncompared", "tenant_id", "memory_key", where="NOT compared"),
-    _few("ix_memories_superseded_by", "tenant_id", "superseded_by", where="superseded_by IS NOT NULL"),
-    _few("ix_memories_near_duplicate_of", "tenant_id", "near_duplicate_of", where="near_duplicate_of IS NOT NULL"),
-    _few("ix_memories_changed", "tenant_id", "updated_at", where="version > 1 OR valid_from IS NOT NULL"),
-    _few("ix_memories_expires_at", "expires_at", where="expires_at IS NOT NULL"),
+    few("ix_memories_unsegmented", "tenant_id", "memory_key", where="segmented_version < version"),
+    few("ix_memories_uncompared", "tenant_id", "memory_key", where="NOT compared"),
+    few("ix_memories_superseded_by", "tenant_id", "superseded_by", where="superseded_by IS NOT NULL"),
+    few("ix_memories_near_duplicate_of", "tenant_id", "near_duplicate_of", where="near_duplicate_of IS NOT NULL"),
+    few("ix_memories_changed", "tenant_id", "updated_at", where="version > 1 OR valid_from IS NOT NULL"),
+    few("ix_memories_expires_at", "expires_at", where="expires_at IS NOT NULL"),
     sqlite_autoincrement=True,
 )
 
@@ -198,7 +183,7 @@ memory_versions = sa.Table(
 clusters = sa.Table(
     "clusters",
     metadata,
-    _key("cluster_key"),
+    key("cluster_key"),
     sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), nullable=False, index=True),
     sa.Column("audience", sa.String(160), nullable=False),
     sa.Column("centroid", sa.LargeBinary, nullable=False, comment="float32, 256 dimensions"),
@@ -209,9 +194,9 @@ clusters = sa.Table(
 segments = sa.Table(
     "segments",
     metadata,
-    _key("segment_key"),
+    key("segment_key"),
     sa.Column("tenant_id", Id, nullable=False),
-    _session_key(nullable=True),
+    session_key(nullable=True),
     sa.Column("item", sa.BigInteger, nullable=False),
     sa.Column("ordinal", sa.Integer, nullable=False),
     sa.Column("seq", sa.BigInteger, nullable=False),
@@ -227,11 +212,42 @@ segments = sa.Table(
     sa.Column("semantic", sa.Boolean, comment="held by the semantic tier; null until it has seen the segment"),
     sa.Column("uses", sa.Integer, nullable=False, default=0),
     sa.Column("last_use", Instant, nullable=False),
+    sa.Column(
+        "used_seq",
+        sa.BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="the last seq of its log when it was last used; at first its own",
+    ),
     sa.UniqueConstraint("item", "space", "ordinal"),
     sa.Index("ix_segments_session_key_seq", "session_key", "seq"),
     sa.Index("ix_segments_content", "tenant_id", "space", "content_hash"),
-    _few("ix_segments_pending", "session_key", "segment_key", where="vector IS NULL"),
-    _few("ix_segments_signed", "tenant_id", "segment_key", where="signature IS NOT NULL"),
+    few("ix_segments_pending", "session_key", "segment_key", where="vector IS NULL"),
+    few("ix_segments_signed", "tenant_id", "segment_key", where="signature IS NOT NULL"),
+    sqlite_autoincrement=True,
+)
+
+moves = sa.Table(
+    "moves",
+    metadata,
+    key("move_key"),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), nullable=False),
+    sa.Column("audience", sa.String(160), nullable=False),
+    sa.Column("origin", sa.String(16), nullable=False),
+    sa.Column("target", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(16), nullable=False),
+    sa.Column("first_seq", sa.BigInteger, nullable=False),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+    sa.Column("pieces", sa.Integer, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("unit", sa.String(16), nullable=False),
+    sa.Column("score", sa.Double),
+    sa.Column("parts", Json),
+    sa.Column("cluster_key", Key),
+    sa.Column("at", Instant, nullable=False, index=True),
+    sa.Index("ix_moves_tenant_id_move_key", "tenant_id", "move_key"),
+    sa.Index("ix_moves_session_key_move_key", "session_key", "move_key"),
     sqlite_autoincrement=True,
 )
 
@@ -250,7 +266,7 @@ operations = sa.Table(
     sa.Column("tenant_id", Id, nullable=False, index=True),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("subject", sa.String(64), nullable=False, comment="session:<key> or memories: what it is about"),
-    _session_key(nullable=True),
+    session_key(nullable=True),
     sa.Column("session_id", Id),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("done", sa.BigInteger, nullable=False, default=0),
@@ -277,7 +293,7 @@ operations = sa.Table(
 codebooks = sa.Table(
     "codebooks",
     metadata,
-    _key("codebook_key"),
+    key("codebook_key"),
     sa.Column("tenant_id", Id, nullable=False),
     sa.Column("space", sa.String(128), nullable=False),
     sa.Column("codec", sa.String(16), nullable=False),
@@ -295,7 +311,7 @@ codebooks = sa.Table(
 codes = sa.Table(
     "codes",
     metadata,
-    _key("code_key"),
+    key("code_key"),
     sa.Column("tenant_id", Id, nullable=False, index=True),
     sa.Column("codebook_key", Key, sa.ForeignKey("codebooks.codebook_key"), nullable=False, index=True),
     sa.Column("session_key", Key, sa.ForeignKey("sessions.session_key"), nullable=False, index=True),
@@ -314,7 +330,7 @@ coded_segments = sa.Table(
 turns = sa.Table(
     "turns",
     metadata,
-    _key("turn_key"),
+    key("turn_key"),
     sa.Column("tenant_id", Id, nullable=False),
     sa.Column("session_id", Id, nullable=False, comment="it may be yet to be made"),
     sa.Column("lease_until", Instant, nullable=False, comment="unless it is renewed, it lapses then"),
@@ -325,17 +341,35 @@ turns = sa.Table(
 changes = sa.Table(
     "changes",
     metadata,
-    _key("number"),
+    key("number"),
     sa.Column("xid", sa.BigInteger, nullable=False, comment="the writing transaction; 0 on SQLite"),
     sa.Column("tenant_id", Id, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
-    _session_key(nullable=True),
+    session_key(nullable=True),
     sa.Column("first_seq", sa.BigInteger, nullable=False, default=0),
     sa.Column("last_seq", sa.BigInteger, nullable=False, default=0),
     sa.Column("memory_key", Key),
     sa.Index("ix_changes_tenant_id_xid_number", "tenant_id", "xid", "number"),
     sa.Index("ix_changes_xid_number", "xid", "number"),
     sqlite_autoincrement=True,
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    key("number"),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("at", Instant, nullable=False, index=True),
+    sa.Column("caller", sa.String(160), comment="a key_id, or whom a token names"),
+    sa.Column("agent_id", Id),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("session_id", Id),
+    sa.Column("subject", Id),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("request_id", Id),
+    sa.Index("ix_audit_tenant_id_number", "tenant_id", "number"),
+    sa.Index("ix_audit_tenant_id_session_id_number", "tenant_id", "session_id", "number"),
+    sqlite_autoincrement=True,  # a trigger refuses changes of a row: see its migration
 )
 
 followers = sa.Table(

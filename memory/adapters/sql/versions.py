@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
+from memory.adapters.sql.columns import Instant
 from memory.adapters.sql.statements import one_of
-from memory.adapters.sql.tables import Instant, memories, memory_versions, sessions
+from memory.adapters.sql.tables import memories, memory_versions, sessions
 from memory.domain.memories import Memory, MemoryVersion, MemoryVisibility, Then
 
 _OF_VERSION = ("text", "metadata", "visibility", "valid_to", "pinned", "version", "superseded_by")

@@ -19,9 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from memory.adapters.sql.sqlite_driver import Connection
 from memory.domain.errors import StorageUnavailable
 
-_CHECKPOINT_TRIES = 20
-_CHECKPOINT_PAUSE = 0.05
-
 
 class WriterQueue:
     """One event loop only. Writers of other processes and loops are held off by SQLite's own lock."""
@@ -54,22 +51,14 @@ class WriterQueue:
         await self._end_turn()
         await flushed
 
-    async def checkpoint(self) -> None:
-        """Writes the WAL back and truncates it; waits for its turn like a writer. Raises StorageUnavailable."""
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Waits for its turn like a writer; what was written is flushed, and no writer of this queue is at it."""
         await self._acquire()
         try:
             self._refuse_when_closed()
             await self._flush()
-            async with self._engine.connect() as connection:
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-                # A reader of this moment keeps the log busy: it is gone soon. All writers wait meanwhile, so the
-                # patience of other statements (a minute) is too much here.
-                patience = (await connection.execute(sa.text("PRAGMA busy_timeout"))).scalar_one()
-                await connection.execute(sa.text("PRAGMA busy_timeout = 0"))
-                try:
-                    await _truncate_log(connection)
-                finally:
-                    await connection.execute(sa.text(f"PRAGMA busy_timeout = {patience}"))
+            yield
         finally:
             await self._end_turn()
 
@@ -158,25 +147,17 @@ class WriterQueue:
             return
         await self._connection.rollback()
         # A BEGIN whose writer was cancelled is known to the driver only.
-        await _driver(await self._connection.get_raw_connection()).rollback()
+        await (await driver_of(self._connection)).rollback()
 
     async def _in_transaction(self) -> bool:
         if self._connection is None or self._connection.invalidated:
             return False
-        return _driver(await self._connection.get_raw_connection()).in_transaction
+        return (await driver_of(self._connection)).in_transaction
 
 
-async def _truncate_log(connection: AsyncConnection) -> None:
-    for _ in range(_CHECKPOINT_TRIES):
-        busy = (await connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))).one()[0]
-        if not busy:
-            return
-        await asyncio.sleep(_CHECKPOINT_PAUSE)
-    raise StorageUnavailable("a reader or another process keeps deleted rows in the write-ahead log: try again")
-
-
-def _driver(pooled: sa.PoolProxiedConnection) -> Connection:
-    driver = pooled.driver_connection
+async def driver_of(connection: AsyncConnection) -> Connection:
+    """To talk to SQLite without a transaction of SQLAlchemy's around it."""
+    driver = (await connection.get_raw_connection()).driver_connection
     assert isinstance(driver, Connection)
     return driver
 

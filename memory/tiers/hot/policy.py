@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory.domain.events import Extent
+from memory.domain.moves import NewMove, Reason
+from memory.domain.principals import SHARED
+from memory.domain.recall import TierName
 
 BLOCK_TOKENS = 512
 
@@ -48,6 +51,22 @@ def ranges(events: Sequence[Extent], grid: int) -> list[TokenRange]:
         else:
             found.append(TokenRange(event.seq, event.seq, event.token_start, end))
     return found
+
+
+def slide(session_key: int, left: Sequence[Extent]) -> NewMove:
+    """What the window no longer holds, as one move: it is always the oldest that goes, so nothing was compared."""
+    return NewMove(
+        session_key=session_key,
+        audience=SHARED,
+        origin=TierName.HOT,
+        target=TierName.SEMANTIC,
+        reason=Reason.WINDOW_SLID,
+        first_seq=left[0].seq,
+        last_seq=left[-1].seq,
+        pieces=len(left),
+        size=sum(extent.token_count for extent in left),
+        unit="tokens",
+    )
 
 
 def blocks(tokens: int) -> int:

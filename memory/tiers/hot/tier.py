@@ -4,16 +4,17 @@ The window itself is derived from the log (see policy), so there is nothing to l
 asks with the same beginning reads it, and what no session's newest prompt has any more goes first.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from memory.domain.events import Event
+from memory.domain.events import Event, Extent
 from memory.domain.ids import ItemId
 from memory.domain.recall import TierName
 from memory.domain.sessions import Session
 from memory.ports.indexes import LexicalDocument, LexicalIndex, LexicalScope
+from memory.ports.jobs import Clock
 from memory.ports.kv import KVStore
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
@@ -33,13 +34,21 @@ class HotTier:
     bound: ClassVar = "window_tokens of the session"
 
     def __init__(
-        self, *, storage: Storage, kv: KVStore, words: Callable[[], LexicalIndex], space: str, settings: HotSettings
+        self,
+        *,
+        storage: Storage,
+        kv: KVStore,
+        words: Callable[[], LexicalIndex],
+        space: str,
+        settings: HotSettings,
+        clock: Clock,
     ) -> None:
         self._storage = storage
         self._kv = kv
         self._words = words
         self._space = space
         self._settings = settings
+        self._clock = clock
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
         """Nothing: the window follows from the log, and its KV is computed with the answers (services/warming)."""
@@ -51,7 +60,7 @@ class HotTier:
         async with self._storage.read() as tx:
             keys = scope.session_keys
             if keys is None:
-                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=_SESSIONS, only=None)
+                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=_SESSIONS)
                 keys = tuple(session.session_key for session in newest)
             sessions = await tx.sessions.by_keys(keys[-_SESSIONS:])
             windows = [await self._newest(tx, session, question) for session in sessions.values()]
@@ -63,8 +72,18 @@ class HotTier:
         return self._compared(question, await question.vector(), events, vectors)
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
-        """Nothing: KV that no session's newest prompt has any more is the first to go when room is needed."""
-        return 0
+        """The window slides by itself (see policy); what it left since the last time is written down.
+
+        Its KV is not dropped: what no session's newest prompt has any more is the first to go when room is needed.
+        """
+        if session_key is None:
+            return 0
+        async with self._storage.read() as tx:
+            session = (await tx.sessions.by_keys([session_key])).get(session_key)
+        if session is None or self.window_begin(session) <= session.slid_tokens:
+            return 0
+        async with self._storage.write() as tx:
+            return await self._write_down(tx, tenant_id, session_key)
 
     async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
         # By content no block is one session's alone, and a memory that was recalled is in the KV of any session.
@@ -100,6 +119,24 @@ class HotTier:
         """The ranges in the window, oldest first."""
         extents = await tx.events.extents(session.lineage, self.window_begin(session))
         return policy.ranges(extents, self._grid(session))
+
+    async def _write_down(self, tx: UnitOfWork, tenant_id: str, session_key: int) -> int:
+        session = await tx.sessions.locked_by_key(session_key)
+        begin = 0 if session is None else self.window_begin(session)
+        if session is None or begin <= session.slid_tokens:
+            return 0
+        left = await tx.events.extents(session.lineage, session.slid_tokens, below=begin)
+        if left:
+            move = policy.slide(session_key, left)
+            await tx.moves.add(tenant_id, [move], self._clock.now())
+        await tx.sessions.mark_slid(session_key, begin)
+        return len(left)
+
+    def sliding(self, extents: Sequence[Extent], session: Session, window_tokens: int) -> list[TokenRange]:
+        """The ranges that a window of so many tokens would not hold, of those that it has; oldest first."""
+        grid = policy.grid_of(window_tokens, self._settings.range_tokens)
+        begin = policy.threshold(session.shared_tokens, window_tokens, grid)
+        return policy.ranges([extent for extent in extents if extent.token_start < begin], grid)
 
     async def _newest(self, tx: UnitOfWork, session: Session, question: Question) -> list[Event]:
         start, audiences = self.window_begin(session), question.scope.audiences

@@ -171,6 +171,10 @@ class Catalogue:
     def valid_at(self, rows: Rows | slice, moment: float) -> Mask:
         return np.asarray((self.column("valid_from")[rows] <= moment) & (self.column("valid_to")[rows] > moment))
 
+    def log(self, session_key: int, first_seq: int, last_seq: int) -> Rows:
+        """The rows of a stretch of a session's log, -1 where an event is unknown."""
+        return self._logs.between(session_key, first_seq, last_seq)
+
     def neighbours(self, rows: Rows) -> Rows:
         """int64 [n, 5]: the rows two before to two after each event in its session, -1 where there is none."""
         previous, following = self.column("previous"), self.column("following")

@@ -1,19 +1,18 @@
 """Which rows meet a question's conditions? Each test of a filter becomes a mask over the catalogue's columns."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.domain.ids import ItemId
 from memory.domain.principals import SHARED
 from memory.domain.recall import FieldTest, FilterOp, evaluate
 from memory.tiers.base import Conditions
 from memory.tiers.longterm.catalogue import Catalogue, Mask, Rows
+from memory.tiers.longterm.fields import Leaf
 
-Leaves = Mapping[str, dict[ItemId, Any]]
-"""For fields that the catalogue does not hold (`metadata.…`): the value of each item that has one."""
+Leaves = Mapping[str, Leaf]
+"""Of the fields that the catalogue does not hold: `metadata.…`, `session_id`."""
 
 _ORDERS: dict[FilterOp, Callable[..., Mask]] = {
     FilterOp.GT: np.greater,
@@ -49,7 +48,7 @@ def matching(catalogue: Catalogue, rows: Rows | slice, conditions: Conditions, l
 
 def _passes(catalogue: Catalogue, test: FieldTest, rows: Rows | slice, leaves: Leaves) -> Mask:
     if test.field in leaves:
-        return _by_value(catalogue, test, leaves[test.field])[rows]
+        return leaves[test.field].passes(test, rows)
     if test.field == "created_at":
         return _by_number(test, catalogue.column("created_at")[rows])
     names, column = {
@@ -59,15 +58,6 @@ def _passes(catalogue: Catalogue, test: FieldTest, rows: Rows | slice, leaves: L
     }[test.field]
     passing = np.array([test.holds(name) for name in names.names] + [test.holds(None)], np.bool_)
     return np.asarray(passing[catalogue.column(column)[rows]])  # -1, no name, reads the last place
-
-
-def _by_value(catalogue: Catalogue, test: FieldTest, values: Mapping[ItemId, Any]) -> Mask:
-    """Of all rows: those without a value are alike."""
-    passing = np.full(len(catalogue), test.holds(None), np.bool_)
-    at = catalogue.rows(values)
-    holds = np.fromiter((test.holds(value) for value in values.values()), np.bool_, len(values))
-    passing[at[at >= 0]] = holds[at >= 0]
-    return passing
 
 
 def _by_number(test: FieldTest, numbers: NDArray[np.float64]) -> Mask:

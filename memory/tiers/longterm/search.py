@@ -1,15 +1,17 @@
 """Which items of one tenant may answer? The best by vector, the best by words, and those beside them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory.domain.ids import ItemId
 from memory.ports.indexes import LexicalHits, LexicalIndex, LexicalScope, VectorIndex
 from memory.tiers.base import Candidates, Floats, Population, Question
 from memory.tiers.longterm.catalogue import Catalogue, Mask, Rows
-from memory.tiers.longterm.conditions import Leaves
+from memory.tiers.longterm.fields import Kept
 from memory.tiers.longterm.owners import Owners, ranges
 from memory.tiers.longterm.policy import widened
 from memory.tiers.longterm.settings import LongTermSettings
@@ -20,11 +22,24 @@ _MOST_TERMS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """What the database says of the fields that a filter asks for and the catalogue does not hold.
+
+    values: by field, of each item that has one. kept: fields of which the index keeps the values. sessions: names by
+    session_key; None: not asked for.
+    """
+
+    values: Mapping[str, Mapping[ItemId, Any]] = field(default_factory=dict)
+    kept: Mapping[str, Kept] = field(default_factory=dict)
+    sessions: Mapping[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """What is known of an answer before the question's vector. `version`: of the index that was looked at."""
 
     question: Question
-    leaves: Leaves
+    given: Given
     version: int
     view: View
     terms: tuple[str, ...]
@@ -41,11 +56,11 @@ class Search:
     owners: Owners
     settings: LongTermSettings
 
-    def prepared(self, question: Question, leaves: Leaves, version: int, view: View) -> Prepared:
+    def prepared(self, question: Question, given: Given, version: int, view: View) -> Prepared:
         terms = tuple(dict.fromkeys(self.lexical.analyze(question.text)))[:_MOST_TERMS]
         limit = view.count if self._everything(view) else self.settings.candidates
         hits = self.lexical.search(terms, limit, self._lexical_scope(question, view))
-        return Prepared(question, leaves, version, view, terms, hits)
+        return Prepared(question, given, version, view, terms, hits)
 
     def candidates(self, prepared: Prepared, query: Floats | None) -> Candidates:
         view = prepared.view

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from memory.domain.errors import TierUnavailable
 from memory.domain.ids import ItemId, is_memory
 from memory.domain.principals import Scope
 from memory.domain.segments import SegmentVector
@@ -19,9 +20,10 @@ from memory.ports.indexes import IndexWork, LexicalDocument, LexicalIndex, Vecto
 from memory.tiers.base import Candidates, Floats, Question
 from memory.tiers.longterm.catalogue import Catalogue
 from memory.tiers.longterm.conditions import Leaves, is_plain, matching
+from memory.tiers.longterm.fields import Fields, Leaf
 from memory.tiers.longterm.owners import Owners
 from memory.tiers.longterm.policy import should_compact
-from memory.tiers.longterm.search import Prepared, Search
+from memory.tiers.longterm.search import Given, Prepared, Search
 from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.longterm.view import View
 from memory.tiers.scan import indexed_text
@@ -55,6 +57,7 @@ class TenantIndex:
         self.owners = Owners(catalogue, len(vectors))
         self.pending = int((catalogue.column("alive") & (catalogue.column("vectors") == 0)).sum())
         """Items that have no vector yet."""
+        self.fields = Fields()
         self._settings = settings
         self._views: dict[frozenset[str], View] = {}
         self._version = next(_versions)
@@ -107,14 +110,14 @@ class TenantIndex:
         rows = rows[self.catalogue.column("vectors")[rows] == 0]
         return [int(item) for item in self.catalogue.column("item")[rows]]
 
-    def prepare(self, question: Question, leaves: Leaves) -> Prepared:
+    def prepare(self, question: Question, given: Given) -> Prepared:
         """The part of a search that needs no vector: what may be chosen from, and its best by words."""
-        return self._search.prepared(question, leaves, self._version, self._view(question, leaves))
+        return self._search.prepared(question, given, self._version, self._view(question, given))
 
     def search(self, prepared: Prepared, query: Floats | None) -> Candidates:
         """`query`: the question's vector. What was prepared is prepared again when the index has changed since."""
         if prepared.version != self._version:
-            prepared = self.prepare(prepared.question, prepared.leaves)
+            prepared = self.prepare(prepared.question, prepared.given)
         return self._search.candidates(prepared, query)
 
     def blank(self) -> None:
@@ -143,6 +146,7 @@ class TenantIndex:
             first < before, np.searchsorted(kept, first), first.astype(np.int64) - before + len(kept)
         )
         self.catalogue = Catalogue.restore(arrays)
+        self.fields.clear()
         self.owners = Owners(self.catalogue, len(self.vectors))
         self.unsaved += 1
 
@@ -155,11 +159,12 @@ class TenantIndex:
         timed = facts.valid_to < np.inf or facts.valid_from > -np.inf
         return not timed and self.catalogue.row(facts.item) is None
 
-    def _view(self, question: Question, leaves: Leaves) -> View:
+    def _view(self, question: Question, given: Given) -> View:
         conditions, scope = question.conditions, question.scope
         whole = scope.session_keys is None
         if whole and is_plain(conditions):
             return self._whole(scope, conditions.now)
+        leaves = self._leaves(scope, given)
         if whole:
             rows: slice | NDArray[np.int64] = slice(None)
             allowed = self.catalogue.shown(scope.audiences)
@@ -170,6 +175,16 @@ class TenantIndex:
             allowed[rows[matching(self.catalogue, rows, conditions, leaves)]] = True
         lasting = is_plain(conditions) and not self.catalogue.timed
         return View(self.catalogue, self.vectors, allowed, conditions.now, conditions.now, lasting)
+
+    def _leaves(self, scope: Scope, given: Given) -> Leaves:
+        leaves = {name: Leaf.of(self.catalogue, values) for name, values in given.values.items()}
+        for name, kept in given.kept.items():
+            if kept.catalogue is not self.catalogue:
+                raise TierUnavailable("the long-term index took another form meanwhile: ask again")
+            leaves[name] = kept.leaf()
+        if given.sessions is not None:
+            leaves["session_id"] = Leaf.of_sessions(self.catalogue, scope, given.sessions)
+        return leaves
 
     def _whole(self, scope: Scope, now: float) -> View:
         """Everything of the tenant that the scope shows and that is valid."""
@@ -189,6 +204,8 @@ class TenantIndex:
 
     def _put(self, facts: ItemFacts) -> None:
         fresh = self.catalogue.row(facts.item) is None
+        if not fresh:
+            self.fields.edited(facts.item)
         row = self.catalogue.put(facts, self._terms(facts.text))
         if not fresh and is_memory(facts.item):  # an edited text must not be found by its old vectors
             self._disown(row)

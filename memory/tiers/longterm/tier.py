@@ -14,19 +14,17 @@ from typing import ClassVar
 
 from memory.domain.changes import Change, ChangeKind, Position
 from memory.domain.errors import GeneratorUnavailable, StratamemError, TierUnavailable
-from memory.domain.ids import ItemId, is_memory, item_key
+from memory.domain.ids import ItemId
 from memory.domain.operations import IndexName
-from memory.domain.principals import Scope
-from memory.domain.recall import TierName, field_tests
+from memory.domain.recall import TierName
 from memory.domain.segments import SegmentVector
 from memory.ports.indexes import LexicalIndexes, VectorIndexes
 from memory.ports.jobs import Clock
 from memory.ports.models import Embedder
-from memory.ports.storage import Storage, UnitOfWork
+from memory.ports.storage import Storage
 from memory.tiers.base import Candidates, Question, TierStats
-from memory.tiers.longterm.catalogue import Catalogue
-from memory.tiers.longterm.conditions import Leaves
 from memory.tiers.longterm.follower import PAGE, count
+from memory.tiers.longterm.given import given_for
 from memory.tiers.longterm.locks import in_thread
 from memory.tiers.longterm.opened import Home, OpenTenant, Told
 from memory.tiers.longterm.opening import Report
@@ -112,14 +110,15 @@ class LongTermTier:
     async def recall(self, question: Question) -> Candidates:
         async with self._tenants.using(question.scope.tenant_id) as tenant:
             await tenant.catch_up(question.asked)
-            leaves = await self._leaves(tenant, question)
+            index = tenant.index  # to the end: another may take its place meanwhile
+            given = await given_for(tenant, index, question)
             async with tenant.lock.reading():
-                prepared = await in_thread(lambda: tenant.index.prepare(question, leaves))
+                prepared = await in_thread(lambda: index.prepare(question, given))
             query = await question.vector()
             if query is not None:
                 await self._embed_newest(tenant, question)
             async with tenant.lock.reading():
-                return await in_thread(lambda: tenant.index.search(prepared, query))
+                return await in_thread(lambda: index.search(prepared, query))
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """Closes the tenants that were idle longest, beyond the number that may stay in memory."""
@@ -195,23 +194,6 @@ class LongTermTier:
         if items:
             edits = tenant.index.edits
             await tenant.add_vectors(await self._embed_items(tenant.tenant_id, items), edits)
-
-    async def _leaves(self, tenant: OpenTenant, question: Question) -> Leaves:
-        """The values of the filter's fields that the catalogue does not hold."""
-        condition = question.conditions.filter
-        fields = {test.field for test in field_tests(condition)} if condition is not None else set()
-        leaves: dict[str, dict[ItemId, object]] = {}
-        if not any(field == "session_id" or field.startswith("metadata.") for field in fields):
-            return leaves
-        async with self._storage.read() as tx:
-            for field in fields:
-                if field.startswith("metadata."):
-                    path = field.split(".")[1:]
-                    values = await tx.changes.metadata_values(tenant.tenant_id, question.scope.logs, path)
-                    leaves[field] = dict(values)
-                elif field == "session_id":
-                    leaves[field] = await _session_ids(tx, tenant.index.catalogue, question.scope)
-        return leaves
 
     async def _erased(self, tenant_id: str) -> None:
         async with self._tenants.using(tenant_id) as tenant:
@@ -310,20 +292,6 @@ class LongTermTier:
             lexical=self._lexical,
             settings=self._settings,
         )
-
-
-async def _session_ids(tx: UnitOfWork, catalogue: Catalogue, scope: Scope) -> dict[ItemId, object]:
-    """Of every item that belongs to a session: the one as part of which the scope shows it, else its own."""
-    # All now: the catalogue grows, or is exchanged, while the database is asked.
-    items, keys, seqs = (catalogue.column(name).tolist() for name in ("item", "session", "seq"))
-    if scope.inherited:
-        keys = [_shown(scope, *facts) or facts[1] for facts in zip(items, keys, seqs, strict=True)]
-    named = await tx.sessions.by_keys({key for key in set(keys) if key})
-    return {item: named[key].session_id for item, key in zip(items, keys, strict=True) if key in named}
-
-
-def _shown(scope: Scope, item: ItemId, session_key: int, seq: int) -> int | None:
-    return scope.shows_memory(session_key, item_key(item)) if is_memory(item) else scope.shows(session_key, seq)
 
 
 def live_since(clock: Clock) -> datetime:

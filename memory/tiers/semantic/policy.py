@@ -1,4 +1,4 @@
-"""Which cluster does a segment join, and which segments leave? Pure, over float32 arrays of unit vectors [n, 256].
+"""Which cluster does a segment join, and how much does it matter? Pure, over float32 arrays of unit vectors [n, 256].
 
 After the online (leader) clustering of sequential k-means: one pass, the nearest centroid takes a segment that is
 similar enough, else the segment founds a cluster, up to a number; centroids are running means.
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 DIMENSIONS = 256
 
-# One half-life of disuse weighs as much as being used half as often: an hour of conversation.
-_HALF_LIFE_SECONDS = 3_600.0
-# How much a perfect double of a kept segment loses against one that is like nothing else.
-_REDUNDANCY_WEIGHT = 0.5
+_LONG = 1_000
+"""Characters of a segment of 240 tokens, about."""
 
 
 def projection(dimensions: int) -> Floats:
@@ -70,32 +68,9 @@ def assign(
     return Clustering(sums[:count], sizes[:count]), joined
 
 
-def leaving(
-    segments: Floats, *, uses: NDArray[np.int64], idle_seconds: NDArray[np.float64], surplus: int
-) -> NDArray[np.int64]:
-    """The places of `surplus` segments with the least value: long unused, and like one that stays.
+def importance(characters: NDArray[np.int64]) -> NDArray[np.float64]:
+    """0 to 1, from the length of a segment: "Wow, thanks!" answers less than what tells something.
 
-    value = (1 + log(1 + uses)) · 2^(-idle / half-life) · (1 - w · cosine to the nearest that stays); the lowest goes
-    first, and what is left is compared anew, so of two doubles only one goes for being double.
+    Half of the longest counts nearly as much as all of it: the logarithm.
     """
-    if surplus <= 0:
-        return np.empty(0, np.int64)
-    if surplus >= len(segments):
-        return np.arange(len(segments))
-    recency = (1 + np.log1p(uses)) * 0.5 ** (idle_seconds / _HALF_LIFE_SECONDS)
-    cosines = segments @ segments.T
-    np.fill_diagonal(cosines, -1)
-    nearest = cosines.argmax(axis=1)
-    value = recency * (1 - _REDUNDANCY_WEIGHT * np.clip(cosines.max(axis=1), 0, 1))
-    gone: list[int] = []
-    while len(gone) < surplus:
-        lowest = int(value.argmin())
-        value[lowest] = np.inf
-        gone.append(lowest)
-        # Only those that were most like the one that left are compared anew.
-        cosines[:, lowest] = -1
-        for alone in np.flatnonzero((nearest == lowest) & np.isfinite(value)):
-            nearest[alone] = cosines[alone].argmax()
-            likeness = min(1.0, max(0.0, float(cosines[alone, nearest[alone]])))
-            value[alone] = recency[alone] * (1 - _REDUNDANCY_WEIGHT * likeness)
-    return np.array(gone, np.int64)
+    return np.asarray(np.minimum(1.0, np.log1p(characters) / np.log1p(_LONG)), np.float64)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.domain.ids import item_key
+from memory.domain.moves import PolicyName
 from memory.domain.principals import Scope
 from memory.domain.recall import TierName
 from memory.domain.segments import Cluster, TierSegment
@@ -23,8 +24,9 @@ from memory.ports.models import Embedder
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
 from memory.tiers.scan import Words, candidates, matching
-from memory.tiers.semantic import policy
+from memory.tiers.semantic import policy, room
 from memory.tiers.semantic.arranging import Rearrangement, doubts, rearrangement
+from memory.tiers.semantic.room import Departure
 from memory.tiers.semantic.settings import SemanticSettings
 
 _PAGE = 512
@@ -99,9 +101,11 @@ class SemanticTier:
         async with self._storage.write() as tx:
             if not await self._unchanged(tx, session):
                 return await self.absorb(tenant_id, session_key)
-            await tx.segments.hold({segment.segment_key: None for segment in new if segment.turn <= oldest})
+            passed = [segment for segment in new if segment.turn <= oldest]
+            await tx.segments.hold({segment.segment_key: None for segment in passed})
+            await tx.moves.add(tenant_id, room.passed_by(session_key, passed), self._clock.now())
             for audience, plan in plans:
-                await self._join(tx, session_key, audience, plan)
+                await self._join(tx, session, audience, plan)
             await tx.sessions.bump_semantic(session_key)
         return len(new)
 
@@ -113,7 +117,7 @@ class SemanticTier:
             keys = scope.session_keys
             if keys is None:
                 limit = self._settings.cached_sessions
-                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit, only=None)
+                newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit)
                 keys = tuple(session.session_key for session in newest)
             sessions = await tx.sessions.by_keys(keys)
             best: dict[int, float] = {}
@@ -133,22 +137,20 @@ class SemanticTier:
             return 0
         async with self._storage.read() as tx:
             session = (await tx.sessions.by_keys([session_key])).get(session_key)
-            held = await tx.segments.held(session_key, self._embedder.space) if session else []
-            clusters = await tx.clusters.of_session(session_key) if held else []
             if session is None:
                 return 0
-            # `semantic_turns` turns' worth: as many segments as the newest turns have, held or not.
-            oldest = session.turns - session.semantic_turns
-            room = await tx.segments.since_turn(session_key, self._embedder.space, oldest)
-        surplus = len(held) - room
-        gone = [held[at] for at in await asyncio.to_thread(self._leaving, held, surplus)]
+            held = await tx.segments.held(session_key, self._embedder.space)
+            clusters = await tx.clusters.of_session(session_key)
+            capacity = await self._capacity(tx, session)
+        gone = await asyncio.to_thread(self._departures, session, held, capacity)
         if not gone:
             return 0
-        changed = await asyncio.to_thread(self._without, clusters, gone)
+        changed = await asyncio.to_thread(self._without, clusters, [one.segment for one in gone])
         async with self._storage.write() as tx:
             if not await self._unchanged(tx, session):
                 return await self.evict(tenant_id, session_key)
-            await tx.segments.hold({segment.segment_key: None for segment in gone})
+            await tx.segments.hold({one.segment.segment_key: None for one in gone})
+            await tx.moves.add(tenant_id, room.leaves(session_key, gone), self._clock.now())
             await tx.clusters.set({key: value for key, value in changed.items() if value[1] > 0})
             await tx.clusters.remove([key for key, value in changed.items() if value[1] <= 0])
             await tx.sessions.bump_semantic(session_key)
@@ -175,6 +177,14 @@ class SemanticTier:
                 if await self._unchanged(tx, session):
                     return await self._write(tx, session_key, found)
 
+    async def preview(
+        self, tx: UnitOfWork, session: Session, policy_name: PolicyName, capacity: int | None
+    ) -> tuple[list[TierSegment], int, list[Departure]]:
+        """What is held of the session's own, how many segments it may be, and which would go now; nothing changes."""
+        held = await tx.segments.held(session.session_key, self._embedder.space)
+        most = await self._capacity(tx, session) if capacity is None else capacity
+        return held, most, await asyncio.to_thread(self._departures, session, held, most, policy_name)
+
     async def forget(self, tenant_id: str, session_keys: Collection[int] = ()) -> dict[str, int]:
         for session_key in session_keys:
             self._cached.pop(session_key, None)
@@ -192,7 +202,7 @@ class SemanticTier:
     async def verify(self, tenant_id: str) -> list[str]:
         """Of the newest sessions: all of them are an operation of minutes."""
         async with self._storage.read() as tx:
-            newest = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions, only=None)
+            newest = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions)
         return await self.differences(newest)
 
     async def differences(self, sessions: Sequence[Session]) -> list[str]:
@@ -249,7 +259,17 @@ class SemanticTier:
         )
         return _Plan(tuple(cluster.cluster_key for cluster in known), after, tuple(new), joined)
 
-    async def _join(self, tx: UnitOfWork, session_key: int, audience: str, plan: "_Plan") -> None:
+    async def _capacity(self, tx: UnitOfWork, session: Session) -> int:
+        """`semantic_turns` turns' worth: as many segments as the newest turns have, held or not.
+
+        And never more than the clusters are for: agents that talk among themselves make no turns.
+        """
+        oldest = session.turns - session.semantic_turns
+        worth = await tx.segments.since_turn(session.session_key, self._embedder.space, oldest)
+        return min(worth, self._settings.segments_per_cluster * self._settings.max_clusters)
+
+    async def _join(self, tx: UnitOfWork, session: Session, audience: str, plan: "_Plan") -> None:
+        session_key = session.session_key
         if await tx.sessions.locked_by_key(session_key) is None:  # purged meanwhile: nothing may come back
             return
         after, known = plan.after, len(plan.known)
@@ -260,7 +280,10 @@ class SemanticTier:
         ]
         touched = {int(at) for at in plan.joined if at < known}
         await tx.clusters.set({keys[at]: (after.sums[at].tobytes(), int(after.sizes[at])) for at in touched})
-        await tx.segments.hold({s.segment_key: keys[int(at)] for s, at in zip(plan.new, plan.joined, strict=True)})
+        joined = [keys[int(at)] for at in plan.joined]
+        await tx.segments.hold({s.segment_key: key for s, key in zip(plan.new, joined, strict=True)})
+        moves = room.joins(session_key, audience, plan.new, joined, max(plan.known, default=0))
+        await tx.moves.add(session.tenant_id, moves, self._clock.now())
 
     def _without(self, clusters: Sequence[Cluster], gone: Sequence[TierSegment]) -> dict[int, tuple[bytes, int]]:
         """The sums and sizes of the clusters that lose members."""
@@ -335,17 +358,17 @@ class SemanticTier:
             best[item] = max(best.get(item, -1.0), cosine)
         return best
 
-    def _leaving(self, held: Sequence[TierSegment], surplus: int) -> list[int]:
-        if surplus <= 0:
+    def _departures(
+        self,
+        session: Session,
+        held: Sequence[TierSegment],
+        capacity: int,
+        policy_name: PolicyName = PolicyName.LRU_SIMILARITY,
+    ) -> list[Departure]:
+        if len(held) <= capacity:
             return []
-        now = self._clock.now().timestamp()
-        gone = policy.leaving(
-            self._projected([segment.vector for segment in held]),
-            uses=np.array([segment.uses for segment in held], np.int64),
-            idle_seconds=np.array([max(0.0, now - segment.last_use) for segment in held]),
-            surplus=surplus,
-        )
-        return [int(at) for at in gone]
+        vectors = self._projected([segment.vector for segment in held])
+        return room.departures(held, vectors, last_seq=session.last_seq, capacity=capacity, policy=policy_name)
 
     def _projected(self, vectors: Sequence[bytes]) -> Floats:
         return policy.project(self._stored(vectors).astype(np.float32), self._onto())

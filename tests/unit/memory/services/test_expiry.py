@@ -7,7 +7,7 @@ import pytest
 
 from memory.adapters.jobs.recording import RecordingQueue
 from memory.bootstrap import build
-from memory.domain.errors import NotFound
+from memory.domain.errors import NotFound, StorageUnavailable
 from memory.domain.forgetting import ForgetPolicy
 from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.operations import Receipt
@@ -66,6 +66,24 @@ async def test_workers_that_expire_at_once_share_it(database):
         world.clock.pass_time(minutes=1)
     removed = await asyncio.gather(*(upkeep(world).expire() for world in worlds))
     assert sum(removed) == 20
+
+
+async def test_what_a_reader_kept_in_the_files_goes_at_the_next_time(sqlite):
+    world = World(sqlite.open())
+    keeping = upkeep(world)
+    await world.add("xyzzy marker", ttl_seconds=60)
+    world.clock.pass_time(minutes=2)
+
+    def left():
+        return [file.name for file in sqlite.file.parent.iterdir() if b"xyzzy" in file.read_bytes()]
+
+    async with world.storage.read() as tx:
+        await tx.tenants.ids()
+        with pytest.raises(StorageUnavailable):
+            await keeping.expire()
+    assert left()
+    assert await keeping.expire() == 0
+    assert not left()
 
 
 async def test_its_text_and_its_name_are_free_at_once(world):

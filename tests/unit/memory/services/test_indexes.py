@@ -105,7 +105,7 @@ async def test_clusters_are_made_anew_by_a_worker(container):
     await say(container, "t", "another session")
     await work(container)
     async with container.storage.write() as tx:
-        (session,) = (s for s in await tx.sessions.page("default", after_key=None, limit=9, only=None) if s.turns > 1)
+        (session,) = (s for s in await tx.sessions.page("default", after_key=None, limit=9) if s.turns > 1)
         clusters = await tx.clusters.of_session(session.session_key)
         await tx.clusters.set({clusters[0].cluster_key: (clusters[0].centroid, 77)})
     verify = await container.indexes.request(ME, VERIFY, IndexName.SEMANTIC)

@@ -2,9 +2,12 @@ import asyncio
 
 import pytest
 
-from memory.domain.errors import EventConflict, NotFound, SequenceConflict
+from memory.bootstrap import build
+from memory.domain.errors import EventConflict, NotFound, QuotaExceeded, SequenceConflict
 from memory.domain.events import NewEvent, Role
 from memory.domain.principals import Principal
+from memory.domain.sessions import NewSession
+from memory.services.settings import LimitSettings
 from tests.unit.memory.services.conftest import ME
 
 
@@ -104,3 +107,18 @@ async def test_an_event_that_the_database_refuses_fails_alone(container):
     )
     assert isinstance(bad, Exception)
     assert (good.first_seq, fine.first_seq) == (1, 2)
+
+
+async def test_a_tenant_that_has_its_sessions_makes_no_more_and_goes_on_in_those(settings, models):
+    limits = LimitSettings(tenant_sessions=2)
+    async with build(settings.model_copy(update={"limits": limits}), models=models) as container:
+        for session_id in ("a", "b", "a"):
+            await container.events.append(ME, session_id, [said("one")])
+        with pytest.raises(QuotaExceeded):
+            await container.events.append(ME, "c", [said("one")])
+        with pytest.raises(QuotaExceeded):
+            await container.sessions.create(ME, NewSession("c"))
+        with pytest.raises(QuotaExceeded):
+            await container.sessions.fork(ME, "a", "c", None)
+        other = await container.events.append(Principal("other"), "c", [said("one")])
+        assert (other.first_seq, len(await log_of(container, "a"))) == (1, 2)

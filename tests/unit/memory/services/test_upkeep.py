@@ -1,8 +1,11 @@
 from datetime import timedelta
 
 from memory.adapters.jobs.recording import RecordingQueue
+from memory.domain.audit import Entry, Search
 from memory.services.upkeep import Upkeep
 from tests.unit.memory.services.conftest import ME, say, work
+
+YEAR = timedelta(days=366)
 
 
 def upkeep(container, idle=timedelta(0), retention=timedelta(days=7)):
@@ -56,3 +59,14 @@ async def test_old_operations_are_forgotten_and_unfinished_ones_never(container)
     await sweeper.tidy()
     (left,) = await container.operations.page(ME, states=None, after_id=None, limit=5)
     assert left.state == "queued"
+
+
+async def test_the_audit_is_kept_longer_than_operations_and_not_for_ever(container):
+    now = container.clock.now()
+    entries = [Entry(0, "default", now - age, None, None, "x.y", None, None, 200, None) for age in (YEAR, YEAR / 2)]
+    async with container.storage.write() as tx:
+        await tx.audit.add(entries)
+    await upkeep(container)[0].tidy()
+    assert [entry.at for entry in await container.audit.page("default", Search(), before=None, limit=9)] == [
+        now - YEAR / 2
+    ]

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.storage import make_engine
 from memory.domain.errors import StorageUnavailable
+from memory.domain.principals import Reach
 from tests.services import add_session
 from tests.unit.memory.adapters.sql.conftest import Turn, names, queued, write
 
@@ -149,7 +150,9 @@ async def test_a_deleted_text_is_in_no_file_once_leftovers_are_erased(sqlite, st
     await storage.erase_leftovers()
     assert holding() == {"stratamem.db"}
     async with storage.write() as tx:
-        for lineage in (await tx.sessions.lineages("acme", [f"s{number}" for number in range(50)])).values():
+        for lineage in (
+            await tx.sessions.lineages("acme", [f"s{number}" for number in range(50)], Reach(None, None))
+        ).values():
             await tx.sessions.purge(lineage.session_key)
     assert holding()
     await storage.erase_leftovers()

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.domain.events import Event, EventVisibility, Role
+from memory.domain.events import Event, EventVisibility, Extent, Role
+from memory.domain.moves import Reason
+from memory.domain.recall import TierName
 from memory.tiers.hot import policy
 
 
@@ -80,3 +82,16 @@ def test_a_small_window_has_small_ranges():
     assert policy.grid_of(800, 4_096) == 100
     assert policy.grid_of(131_072, 4_096) == 4_096
     assert policy.grid_of(1, 4_096) == 1
+
+
+def test_what_the_window_left_is_one_move():
+    events, _ = log([10, 20, 30])
+    move = policy.slide(7, [Extent(e.seq, e.token_start, e.token_count) for e in events[:2]])
+    assert (move.session_key, move.reason, move.origin, move.target) == (
+        7,
+        Reason.WINDOW_SLID,
+        TierName.HOT,
+        TierName.SEMANTIC,
+    )
+    assert (move.first_seq, move.last_seq, move.pieces, move.size, move.unit) == (1, 2, 2, 30, "tokens")
+    assert (move.score, move.parts) == (None, None)

@@ -12,6 +12,7 @@ from memory.ports.feed import ItemFacts
 from memory.tiers.base import Conditions
 from memory.tiers.longterm.catalogue import Catalogue
 from memory.tiers.longterm.conditions import is_plain, matching
+from memory.tiers.longterm.fields import Leaf
 
 NOW = 50.0
 
@@ -35,7 +36,7 @@ def item(number: int) -> ItemFacts:
 
 
 FACTS = [item(number) for number in range(1, 25)]
-LEAVES = {"metadata.n": {facts.item: facts.created_at // 5 for facts in FACTS if facts.seq % 2}}
+VALUES = {facts.item: facts.created_at // 5 for facts in FACTS if facts.seq % 2}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def catalogue() -> Catalogue:
 
 def value(facts: ItemFacts, field: str) -> object:
     if field == "metadata.n":
-        return LEAVES[field].get(facts.item)
+        return VALUES.get(facts.item)
     return getattr(facts, field)
 
 
@@ -81,7 +82,8 @@ def test_a_filter_holds_of_all_at_once_as_it_holds_of_each(catalogue, condition,
         bool(evaluate(condition, lambda test, one=FACTS[row]: np.bool_(test.holds(value(one, test.field)))))
         for row in chosen
     ]
-    assert matching(catalogue, rows, Conditions(now=NOW, filter=condition), LEAVES).tolist() == wanted
+    leaves = {"metadata.n": Leaf.of(catalogue, VALUES)}
+    assert matching(catalogue, rows, Conditions(now=NOW, filter=condition), leaves).tolist() == wanted
 
 
 @pytest.mark.parametrize(

@@ -69,44 +69,9 @@ def test_two_topics_make_two_clusters():
     assert len(set(joined[:20].tolist()) & set(joined[20:].tolist())) == 0
 
 
-def leaving(segments, uses=None, idle=None, surplus=1):
-    n = len(segments)
-    return policy.leaving(
-        segments,
-        uses=np.zeros(n, np.int64) if uses is None else np.array(uses),
-        idle_seconds=np.zeros(n) if idle is None else np.array(idle, float),
-        surplus=surplus,
-    ).tolist()
-
-
-def test_the_longest_unused_leaves_first():
-    assert leaving(np.eye(3, 256, dtype=np.float32), idle=[60, 7_200, 600]) == [1]
-
-
-def test_an_old_but_often_used_segment_stays():
-    assert leaving(np.eye(2, 256, dtype=np.float32), uses=[20, 0], idle=[3_600, 1_800]) == [1]
-
-
-def test_a_fresh_double_goes_before_an_old_one_of_a_kind():
-    segments = np.eye(3, 256, dtype=np.float32)
-    segments[2] = segments[1]
-    assert leaving(segments, idle=[1_200, 0, 0]) in ([1], [2])
-
-
-def test_of_two_doubles_only_one_goes_for_being_double():
-    segments = np.eye(4, 256, dtype=np.float32)
-    segments[3] = segments[2]
-    gone = leaving(segments, idle=[1_800, 1_900, 0, 0], surplus=2)
-    assert len({2, 3} & set(gone)) == 1
-
-
-@pytest.mark.parametrize("surplus", [-3, 0])
-def test_nothing_leaves_while_there_is_room(surplus):
-    assert leaving(np.eye(3, 256, dtype=np.float32), surplus=surplus) == []
-
-
-@settings(max_examples=30)
-@given(st.integers(1, 30), st.integers(1, 40))
-def test_exactly_the_surplus_leaves_each_once(n, surplus):
-    gone = leaving(directions(n), surplus=surplus)
-    assert len(gone) == len(set(gone)) == min(n, surplus)
+def test_importance_grows_with_the_length_and_ends_at_one():
+    found = policy.importance(np.array([0, 5, 100, 1_000, 50_000]))
+    assert found[0] == 0
+    assert (np.diff(found[:4]) > 0).all()
+    assert found[3] == pytest.approx(1.0)
+    assert found[4] == 1

@@ -1,0 +1,1 @@
+"""Agents of a session and their roles."""

@@ -1,0 +1,1 @@
+"""Keys over HTTP and on the command line."""

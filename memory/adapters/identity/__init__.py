@@ -1,0 +1,1 @@
+"""Who vouches for callers beside our own keys."""

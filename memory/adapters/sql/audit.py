@@ -1,0 +1,47 @@
+"""The audit trail: rows are added, read, and removed when they are old."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from memory.adapters.sql.tables import audit
+from memory.domain.audit import Entry, Search
+
+_EXACT = ("session_id", "caller", "agent_id", "action")
+
+
+class SqlAudit:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._db = connection
+
+    async def add(self, entries: Sequence[Entry]) -> None:
+        if entries:
+            values = [asdict(entry) for entry in entries]
+            for value in values:
+                del value["number"]
+            await self._db.execute(audit.insert(), values)
+
+    async def page(
+        self, tenant_id: str, search: Search, *, after: int | None, limit: int, descending: bool
+    ) -> list[Entry]:
+        query = sa.select(audit).where(audit.c.tenant_id == tenant_id, *_conditions(search))
+        if after is not None:
+            query = query.where(audit.c.number < after if descending else audit.c.number > after)
+        query = query.order_by(audit.c.number.desc() if descending else audit.c.number).limit(limit)
+        return [Entry(**row._mapping) for row in await self._db.execute(query)]
+
+    async def forget(self, before: datetime) -> int:
+        return (await self._db.execute(audit.delete().where(audit.c.at < before))).rowcount
+
+
+def _conditions(search: Search) -> list[sa.ColumnElement[bool]]:
+    wanted = {name: getattr(search, name) for name in _EXACT}
+    conditions = [audit.c[name] == value for name, value in wanted.items() if value is not None]
+    if search.since is not None:
+        conditions.append(audit.c.at >= search.since)
+    if search.until is not None:
+        conditions.append(audit.c.at < search.until)
+    return conditions

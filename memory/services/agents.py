@@ -1,0 +1,44 @@
+"""Who takes part in a session? From the first agent that is listed on, nobody else reads it or writes to it."""
+
+from memory.domain.agents import MAX_AGENTS, AgentRole, SessionAgent
+from memory.domain.errors import NotFound, TooLarge
+from memory.domain.principals import KeyScope, Principal
+from memory.ports.jobs import Clock
+from memory.ports.storage import Storage
+from memory.services import access
+
+
+class Agents:
+    def __init__(self, storage: Storage, clock: Clock) -> None:
+        self._storage = storage
+        self._clock = clock
+
+    async def put(self, principal: Principal, session_id: str, agent_id: str, role: AgentRole) -> SessionAgent:
+        """Lists it, or gives it another role. Raises NotFound, Forbidden, TooLarge."""
+        async with self._storage.write() as tx:
+            session = await access.managed(tx, principal, session_id)
+            known = await tx.agents.roles(session.session_key, [agent_id])
+            if not known and await tx.agents.count(session.session_key) >= MAX_AGENTS:
+                raise TooLarge(f"a session lists {MAX_AGENTS:,} agents at most: remove one first")
+            return await tx.agents.put(session.session_key, agent_id, role, self._clock.now())
+
+    async def page(self, principal: Principal, session_id: str, *, after: str | None, limit: int) -> list[SessionAgent]:
+        """By agent_id; those who take part may know who else does. Raises NotFound and Forbidden."""
+        async with self._storage.read() as tx:
+            session = await access.any_session(tx, principal, session_id)
+            if KeyScope.ADMIN not in principal.scopes:
+                await access.check_roles(tx, session, [principal.agent_id], AgentRole.READER)
+            return await tx.agents.page(session.session_key, after=after, limit=limit)
+
+    async def remove(self, principal: Principal, session_id: str, agent_id: str) -> None:
+        """The session stays closed, also when nobody is left. An agent may leave by itself.
+
+        Raises NotFound and Forbidden.
+        """
+        async with self._storage.write() as tx:
+            if agent_id == principal.agent_id:
+                session = await access.any_session(tx, principal, session_id)
+            else:
+                session = await access.managed(tx, principal, session_id)
+            if not await tx.agents.remove(session.session_key, agent_id):
+                raise NotFound(f"'{session_id}' lists no agent '{agent_id}'")
