@@ -134,9 +134,9 @@ async def test_a_crash_in_the_middle_changes_nothing_and_the_next_try_does_it(co
 async def test_classes_are_never_mixed_and_share_the_most(settings, models):
     few = settings.model_copy(update={"semantic": SemanticSettings(segments_per_cluster=4, max_clusters=5)})
     async with build(few, models=models) as container:
-        await say(container, "s", *remarks(40))
+        await say(container, "s", *remarks(10))
         for agent in ("ann", "bob"):
-            await say(container, "s", *remarks(20), by=Principal("default", agent_id=agent), private=True)
+            await say(container, "s", *remarks(5), by=Principal("default", agent_id=agent), private=True)
         await work(container)
         _, clusters, held = await rows(container)
         assert len(clusters) <= 5
