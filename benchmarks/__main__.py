@@ -25,6 +25,7 @@ NAMES = (
     "crash",
     "streaming",
     "multi_agent",
+    "isolation",
     "recall_quality",
     "longterm_scale",
     "embedding",
