@@ -28,6 +28,7 @@ NAMES = (
     "embedding",
     "summary_quality",
     "compression",
+    "eviction_quality",
     "kv_reuse",
     "kv_sharing",
     "kv_faults",
