@@ -99,7 +99,7 @@ def asked(stream: Stream, questions: Sequence[Question], seed: str) -> list[Ask]
 def kept(stream: Stream, asks: Sequence[Ask], capacity: int, name: PolicyName) -> NDArray[np.float64]:
     """Of each ask: the share of its evidence that the tier holds at its second moment.
 
-    An event is held while one of its segments is. capacity: in segments.
+    Of a long event the share of its segments, for nobody knows in which of them the answer is. capacity: in segments.
     """
     tier = _Tier(stream, capacity, name)
     first, second = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
@@ -142,7 +142,8 @@ class _Tier:
                 self._held[at] = replace(segment, uses=segment.uses + 1, used_seq=self._last)
 
     def share(self, gold: frozenset[int]) -> float:
-        return len(gold & {segment.seq for segment in self._held.values()}) / len(gold)
+        places = [self._stream.of_seq(seq) for seq in gold]
+        return sum(sum(at in self._held for at in of_one) / len(of_one) for of_one in places) / len(gold)
 
     def _settle(self) -> None:
         segments = list(self._held.values())

@@ -53,10 +53,10 @@ class Weights:
     """Of the parts of a score, in units of one tierful of disuse.
 
     Likeness counts from the cosine `unlike` on: any two turns of a conversation are that like each other. Chosen on
-    three conversations of LoCoMo and 23 meetings of QMSum, which are among those of benchmarks/eviction_quality.py.
+    three conversations of LoCoMo, 23 meetings of QMSum and three chats of BEAM, see benchmarks/eviction_quality.py.
     """
 
-    use: float = 0.5
+    use: float = 0.6
     importance: float = 4.0
     redundancy: float = 1.0
     unlike: float = 0.3

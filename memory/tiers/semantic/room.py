@@ -17,7 +17,7 @@ from memory.tiers.eviction import Leaving, Pieces, leaving
 from memory.tiers.semantic.policy import importance
 
 _NEAR = 8
-"""Events on either side that a use tells of."""
+"""Segments on either side, about, that a use tells of: eight short events, or the next long one."""
 _OF_A_NEIGHBOUR = 0.5
 """Of a use of the next event, so much counts."""
 
@@ -74,13 +74,14 @@ def _around(seqs: NDArray[np.int64], uses: NDArray[np.int64], audiences: NDArray
     Only of what everybody sees who sees the segment: uses of private events stay among those.
     """
     around = np.zeros(len(seqs), np.float64)
+    near = max(1, round(_NEAR * len(np.unique(seqs)) / max(1, len(seqs))))
     for audience in np.unique(audiences):
         telling = (audiences == 0) | (audiences == audience)
         events, place = np.unique(seqs[telling], return_inverse=True)
         most = np.zeros(len(events), np.float64)
         np.maximum.at(most, place, uses[telling])
         own = audiences == audience
-        for distance in (*range(-_NEAR, 0), *range(1, _NEAR + 1)):
+        for distance in (*range(-near, 0), *range(1, near + 1)):
             at = np.minimum(np.searchsorted(events, seqs[own] + distance), len(events) - 1)
             there = events[at] == seqs[own] + distance
             around[own] += np.where(there, most[at], 0.0) * _OF_A_NEIGHBOUR / abs(distance)
