@@ -49,7 +49,7 @@ class Found:
 def measure(writer: Connection, reader: Connection, turns: Sequence[Event], prefix: str) -> Found:
     found = Found()
     for place, turn in enumerate(track(turns, prefix, console=out, transient=True)):
-        word = _unique_word(prefix, place)
+        word = unique_word(prefix, place)
         session = f"{prefix}-{place % SESSIONS}"
         event = {"role": "user", "content": f"{turn['content']} {word}", "event_id": f"{prefix}-{place}"}
         started = time.perf_counter()
@@ -78,7 +78,7 @@ def _rank(reader: Connection, query: str, event_id: str, found: Found) -> int | 
     return None
 
 
-def _unique_word(prefix: str, place: int) -> str:
+def unique_word(prefix: str, place: int) -> str:
     """Consonants and vowels in turn, so that no stemmer cuts an ending off; never the same twice in a run."""
     drawn = random.Random(f"{SEED} {prefix} {place}")
     return "".join(drawn.choice("bdfgkmnprtvz") + drawn.choice("aou") for _ in range(6)) + "k"

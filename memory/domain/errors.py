@@ -34,14 +34,15 @@ StratamemError
     ├── RateLimited         so much in a minute or a day: `reset` says when 429
     ├── StorageUnavailable
     ├── BrokerUnavailable
-    ├── IdentityUnavailable the issuer of a token can't be asked
     ├── TooManyStreams      so many follow logs of this process already   429
+    ├── IdentityUnavailable the issuer of a token can't be asked
     ├── SessionBusy         other turns of the session take too long      409
     │   ├── TooManyTurns    so many of them wait already                  429
     │   └── TurnLost        silent for too long: another one has begun    409
     ├── EmbedderUnavailable
     ├── GeneratorUnavailable  the model's engine can't answer, or broke off
     │   └── TooManyAnswers  so many of this tenant wait already           429
+    ├── SpaceChanged        the tenant is served in another vector space meanwhile
     └── TierUnavailable     one tier can't answer: the others still do
         ├── IndexDamaged    checksum, size or format is wrong: rebuild it
         ├── CodebookDamaged a codec's codebook can't be read: it is trained anew
@@ -245,13 +246,13 @@ class BrokerUnavailable(Retryable):
     code = "broker_unavailable"
 
 
-class IdentityUnavailable(Retryable):
-    code = "identity_unavailable"
-
-
 class TooManyStreams(Retryable):
     code = "too_many_streams"
     status = 429
+
+
+class IdentityUnavailable(Retryable):
+    code = "identity_unavailable"
 
 
 class SessionBusy(Retryable):
@@ -284,6 +285,10 @@ class GeneratorUnavailable(Retryable):
 class TooManyAnswers(GeneratorUnavailable):
     code = "too_many_answers"
     status = 429
+
+
+class SpaceChanged(Retryable):
+    code = "space_changed"
 
 
 class TierUnavailable(Retryable):

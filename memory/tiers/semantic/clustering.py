@@ -7,6 +7,7 @@ and where it has ended it finds nothing more to do. Single moves are judged as b
 few members of our clusters, a segment's own part in its centroid keeps Lloyd's algorithm where it begins.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,9 +49,10 @@ def arranged(segments: Floats, of: Labels, *, count: int) -> Labels:
     """
     if not len(segments):
         return of.copy()
-    now = _settled(segments, of)
+    now, highest = _settled(segments, of), int(of.max())
     while True:
-        changed = _reshaped(segments, now, count)
+        highest = max(highest, int(now.max()))  # the label of a cluster that is gone is not given out again
+        changed = _reshaped(segments, now, count, highest)
         if changed is None:
             return now
         changed = _settled(segments, changed)
@@ -128,21 +130,26 @@ def _moves(segments: Floats, of: Labels, held: Floats) -> list[tuple[int, int]]:
     return found
 
 
-def _reshaped(segments: Floats, of: Labels, count: int) -> Labels | None:
-    """With the number of clusters nearer to `count`; when it is right, with what gains by a split and a merger."""
+def _reshaped(segments: Floats, of: Labels, count: int, highest: int) -> Labels | None:
+    """With the number of clusters nearer to `count`; when it is right, with what gains by a split and a merger.
+
+    New labels count on from the `highest`. None: there is nothing to gain.
+    """
     labels, held = sums(segments, of)
     surplus = len(labels) - count
     if surplus > 0:
-        return _applied(of, [], _disjoint(_mergers(labels, held, of))[:surplus])
+        return _applied(of, [], _disjoint(_mergers(labels, held, of))[:surplus], highest)
     if surplus < 0:
         splits = sorted(_splits(segments, of, labels, held, _WORTH), key=lambda split: -split.gain)
-        return _applied(of, splits[:-surplus], []) if splits else None
+        return _applied(of, splits[:-surplus], [], highest) if splits else None
     mergers = _mergers(labels, held, of)
     if not mergers:
         return None
     splits = sorted(_splits(segments, of, labels, held, mergers[0].cost + _WORTH), key=lambda split: -split.gain)
     chosen = _exchanges(splits, mergers)
-    return _applied(of, [split for split, _ in chosen], [merger for _, merger in chosen]) if chosen else None
+    if not chosen:
+        return None
+    return _applied(of, [split for split, _ in chosen], [merger for _, merger in chosen], highest)
 
 
 def _exchanges(splits: Sequence[_Split], mergers: Sequence[_Merger]) -> list[tuple[_Split, _Merger]]:
@@ -161,9 +168,9 @@ def _exchanges(splits: Sequence[_Split], mergers: Sequence[_Merger]) -> list[tup
     return found
 
 
-def _applied(of: Labels, splits: Sequence[_Split], mergers: Sequence[_Merger]) -> Labels:
+def _applied(of: Labels, splits: Sequence[_Split], mergers: Sequence[_Merger], highest: int) -> Labels:
     after = of.copy()
-    for label, split in enumerate(splits, start=int(of.max()) + 1):
+    for label, split in enumerate(splits, start=highest + 1):
         after[split.members[split.apart]] = label
     for merger in mergers:
         after[of == merger.label] = merger.into
@@ -201,12 +208,12 @@ def _splits(segments: Floats, of: Labels, labels: Labels, held: Floats, least: f
     order = np.argsort(of, kind="stable")
     starts = np.searchsorted(of[order], labels)
     for at, members in enumerate(np.split(order, starts[1:])):
-        length = float(np.linalg.norm(held[at]))
+        length = _length(held[at])
         if len(members) - length <= least:
             continue
         apart = _halves(segments[members], held[at])
-        parts = [float(np.linalg.norm(segments[members[part]].sum(axis=0))) for part in (apart, ~apart)]
-        gain = sum(parts) - length
+        parting = segments[members[apart]].sum(axis=0)
+        gain = _length(parting) + _length(held[at] - parting) - length
         if gain > least and 0 < apart.sum() < len(members):
             yield _Split(int(labels[at]), members, apart, gain)
 
@@ -215,13 +222,17 @@ def _halves(members: Floats, held: Floats) -> NDArray[np.bool_]:
     """Two-means, from the member that is least like all and the one least like that; True: the smaller half."""
     first = members[int((members @ held).argmin())]
     second = members[int((members @ first).argmin())]
-    apart = members @ first > members @ second
+    apart = members @ (first - second) > 0
     for _ in range(_TRIES):
-        one, two = members[apart].sum(axis=0), members[~apart].sum(axis=0)
-        lengths = max(float(np.linalg.norm(one)), 1e-12), max(float(np.linalg.norm(two)), 1e-12)
-        again = members @ (one / lengths[0]) > members @ (two / lengths[1])
+        one = members[apart].sum(axis=0)
+        two = held - one
+        again = members @ (one / max(_length(one), 1e-12) - two / max(_length(two), 1e-12)) > 0
         if (again == apart).all() or not 0 < again.sum() < len(members):
             break
         apart = again
     smaller: NDArray[np.bool_] = apart if apart.sum() <= len(members) / 2 else ~apart
     return smaller
+
+
+def _length(vector: Floats) -> float:
+    return math.sqrt(float(vector @ vector))
