@@ -68,6 +68,7 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         stack.enter_context(on_signals(stop))
         # The half million objects of the libraries live as long as the process: a collection need not walk them.
         gc.freeze()
+        gc.enable()
         await server.serve(sockets=[listener])
 
 
@@ -82,7 +83,7 @@ async def embedded_workers(container: Container) -> AsyncIterator[None]:
     """Background work in a thread of this process, on the models that are loaded here already."""
     from workers import embedded
 
-    handle = await asyncio.to_thread(embedded.start, container.settings, container, container.traffic)
+    handle = await asyncio.to_thread(embedded.start, container.settings, container, container.traffic, container.former)
     try:
         yield
     finally:

@@ -32,6 +32,7 @@ NAMES = (
     "summary_quality",
     "compression",
     "clustering",
+    "eviction_quality",
     "kv_reuse",
     "kv_sharing",
     "kv_faults",

@@ -31,6 +31,7 @@ from memory.domain.segments import SEGMENT_TOKENS, NewSegment, Span, cut
 from memory.domain.sessions import NewSession
 from memory.ports.models import Tokenizer
 from memory.services.secrets import keyed_hash
+from memory.services.spaces import TenantSpaces
 from memory.settings import Settings
 from memory.tiers.semantic.settings import SemanticSettings
 from memory.tiers.semantic.tier import SemanticTier
@@ -158,7 +159,7 @@ class Loader:
         self._clock = SystemClock()
         self._noise = np.random.default_rng(SEED)
         self._semantic = SemanticTier(
-            storage=storage, embedder=models.embedder, settings=SemanticSettings(), clock=self._clock
+            storage=storage, spaces=TenantSpaces(models), settings=SemanticSettings(), clock=self._clock
         )
         self._texts: list[str] = []
         self._vectors: list[np.ndarray[tuple[int, ...], np.dtype[np.float16]]] = []

@@ -365,7 +365,7 @@ def _serve_warm() -> None:
         plain = load_models(name, give_way, **how)
         return Models(WarmEmbedder(plain.embedder), plain.tokenizer)  # type: ignore[arg-type]  # the same shape
 
-    bootstrap.load_models = load  # type: ignore[attr-defined]
+    bootstrap.embedders.load_models = load  # type: ignore[attr-defined]
     app()
 
 

@@ -3,7 +3,7 @@
 import logging
 
 from memory.adapters.jobs.celery_app import JobApp, job_app
-from memory.services.tasks import CODEC, CONSOLIDATE, EMBED, EVICT, FORGET, INDEXES, PURGE, SWEEP
+from memory.services.tasks import CODEC, CONSOLIDATE, EMBED, EVICT, FORGET, INDEXES, PURGE, REEMBED, SWEEP
 from memory.settings import Settings
 from workers.codec import codec
 from workers.consolidate import consolidate
@@ -12,6 +12,7 @@ from workers.evict import evict
 from workers.forget import forget
 from workers.indexes import indexes
 from workers.purge import purge
+from workers.reembed import reembed
 from workers.schedule import EXPIRE, UPKEEP, table
 from workers.sweep import expire, sweep, upkeep
 from workers.task import Bridge, Job, register
@@ -24,6 +25,7 @@ JOBS: dict[str, Job] = {
     INDEXES: indexes,
     PURGE: purge,
     FORGET: forget,
+    REEMBED: reembed,
     SWEEP: sweep,
     UPKEEP: upkeep,
     EXPIRE: expire,

@@ -6,6 +6,7 @@ Threads of their own, at a lower priority: a request that wants the CPU gets it 
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from memory.settings import Settings
@@ -14,7 +15,7 @@ from workers.services import open_container
 from workers.task import OpenServices
 
 if TYPE_CHECKING:
-    from memory.bootstrap import Models
+    from memory.ports.models import Models
     from memory.services.traffic import Traffic
 
 _NICENESS = 5
@@ -25,6 +26,7 @@ def start(
     settings: Settings,
     models: "Models | None" = None,
     traffic: "Traffic | None" = None,
+    former: "Mapping[str, Models] | None" = None,
     *,
     open_services: OpenServices | None = None,
 ) -> Crew:
@@ -32,7 +34,7 @@ def start(
 
     `open_services` replaces the container of `memory.bootstrap`.
     """
-    crew = Crew(settings, open_services or (lambda: open_container(settings, models, traffic)), lower_priority)
+    crew = Crew(settings, open_services or (lambda: open_container(settings, models, traffic, former)), lower_priority)
     crew.start()
     return crew
 

@@ -1,5 +1,6 @@
 """Where do the workers get their container from?"""
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
@@ -7,14 +8,17 @@ from memory.settings import Settings
 from workers.task import Services
 
 if TYPE_CHECKING:
-    from memory.bootstrap import Models
+    from memory.ports.models import Models
     from memory.services.traffic import Traffic
 
 
 def open_container(
-    settings: Settings, models: "Models | None" = None, traffic: "Traffic | None" = None
+    settings: Settings,
+    models: "Models | None" = None,
+    traffic: "Traffic | None" = None,
+    former: "Mapping[str, Models] | None" = None,
 ) -> AbstractAsyncContextManager[Services]:
-    """The container without what only requests need. `models`, `traffic`: those of this process."""
+    """The container without what only requests need. `models`, `former`, `traffic`: those of this process."""
     from memory.bootstrap import build  # here: a health check must not wait for the model libraries
 
-    return build(settings, models, traffic=traffic, serving=False)
+    return build(settings, models, former=former, traffic=traffic, serving=False)

@@ -73,6 +73,11 @@ async def train(app: App, caller: Administrator, response: Response) -> Operatio
     return _accepted(operation, response)
 
 
+@router.get("/embedder", summary="Which embedding model serves, and what is left of a change", responses=problems())
+async def embedder(app: App, caller: Administrator) -> dict[str, Any]:
+    return await app.reembedding.overview(caller)
+
+
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {"description": "The operation, whose result says what it covered", "headers": {"Location": LOCATION}}
 }
@@ -98,6 +103,17 @@ async def rebuild(app: App, caller: Administrator, name: IndexName, response: Re
 async def verify(app: App, caller: Administrator, name: IndexName, response: Response) -> OperationAnswer:
     """The operation's result has `sound` and the `problems`. `vectors` and `lexical` as in `rebuild`."""
     return _accepted(await app.indexes.request(caller, OperationKind.VERIFY, name), response)
+
+
+@router.post(
+    "/embedder/reembed",
+    status_code=202,
+    summary="Embed everything anew with the configured model while the former one serves",
+    responses=_ACCEPTED | problems(409),
+)
+async def reembed(app: App, caller: Administrator, response: Response) -> OperationAnswer:
+    """Begins by itself when a process starts with another model; this begins it again after it has failed."""
+    return _accepted(await app.reembedding.request(caller), response)
 
 
 def _accepted(operation: Operation, response: Response) -> OperationAnswer:

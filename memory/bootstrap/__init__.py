@@ -4,13 +4,11 @@
 closes what it opened, in reverse. `serving=False` is for workers: they write rows and own no index.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
 
 from memory.adapters.clock import SystemClock
 from memory.adapters.codecs.plain import Int8
@@ -21,7 +19,6 @@ from memory.adapters.kv.null import NullKVStore
 from memory.adapters.lexical.analysis import Analyzer
 from memory.adapters.lexical.scan import ScanIndex
 from memory.adapters.lexical.tantivy_index import TantivyIndexes
-from memory.adapters.models.inprocess import load_models
 from memory.adapters.models.runtime_http import RemoteRuntime
 from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.models.vqvae import LearnedCodec
@@ -31,12 +28,12 @@ from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
-from memory.bootstrap import callers, engines, folders
+from memory.bootstrap import callers, embedders, engines, folders
 from memory.domain.principals import DEFAULT_TENANT
 from memory.domain.recall import TierName
 from memory.ports.identity import TokenVerifier
 from memory.ports.indexes import VectorIndexes
-from memory.ports.models import Embedder, Tokenizer
+from memory.ports.models import Embedder, Models, Tokenizer
 from memory.ports.notices import Notices
 from memory.services.abstracts import Abstracts
 from memory.services.activity import Activity
@@ -66,8 +63,10 @@ from memory.services.past import FormerTexts
 from memory.services.policies import Policies
 from memory.services.quotas import Quotas, SessionQuota
 from memory.services.recall import Recall
+from memory.services.reembedding import Reembedding
 from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
+from memory.services.spaces import TenantSpaces
 from memory.services.streams import Streams
 from memory.services.summaries import Summaries
 from memory.services.traffic import Traffic
@@ -86,15 +85,6 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_EVERY = 5.0
 _FLUSH_AUDIT_EVERY = 1.0
-
-
-class Models(Protocol):
-    """What may be shared between the containers of one process."""
-
-    @property
-    def embedder(self) -> Embedder: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +117,8 @@ class Container:
     forgetting: Forgetting
     policies: Policies
     consolidation: Consolidation
+    reembedding: Reembedding
+    former: Mapping[str, Models]
     indexes: Indexes
     codecs: Codecs
     upkeep: Upkeep
@@ -137,11 +129,17 @@ class Container:
 
 @asynccontextmanager
 async def build(
-    settings: Settings, models: Models | None = None, *, traffic: Traffic | None = None, serving: bool = True
+    settings: Settings,
+    models: Models | None = None,
+    *,
+    former: Mapping[str, Models] | None = None,
+    traffic: Traffic | None = None,
+    serving: bool = True,
 ) -> AsyncIterator[Container]:
     """Raises StorageUnavailable, EmbedderUnavailable, TierUnavailable when something can't be opened.
 
-    `models`: those that are loaded already; they stay open. `traffic`: of the requests that are answered beside.
+    `models`: those that are loaded already; they stay open, and so do those of other spaces (`former`). `traffic`: of
+    the requests that are answered beside.
     """
     async with AsyncExitStack() as stack:
         clock = SystemClock()
@@ -149,24 +147,20 @@ async def build(
         stack.push_async_callback(storage.close)
         await storage.migrate()
         traffic = traffic or Traffic()
+        given = models is not None
         remote = await engines.connected(stack, settings)
         if remote is not None:
             models = remote  # connections belong to one event loop: nobody shares them
         elif models is None:
-            loaded = await asyncio.to_thread(
-                load_models,
-                settings.embedder,
-                traffic.give_way,
-                precision=settings.embedder_precision,
-                exports=settings.exports_dir,
-            )
-            stack.callback(loaded.embedder.close)
-            models = loaded
+            models = await embedders.configured(stack, settings, traffic, storage, clock)
+        if former is None and not given:
+            former = await embedders.former(stack, settings, traffic, storage, models)
+        spaces = TenantSpaces(models, former)
         if serving:
             await folders.take(stack, settings)
         jobs = CeleryQueue(settings.broker_url, settings.jobs, settings.data_dir)
         stack.callback(jobs.close)
-        yield await _wire(stack, settings, clock, storage, jobs, models, remote, traffic, serving)
+        yield await _wire(stack, settings, clock, storage, jobs, spaces, remote, traffic, serving)
 
 
 async def _wire(
@@ -175,37 +169,46 @@ async def _wire(
     clock: SystemClock,
     storage: SqlStorage,
     jobs: CeleryQueue,
-    models: Models,
+    spaces: TenantSpaces,
     remote: RemoteRuntime | None,
     traffic: Traffic,
     serving: bool,
 ) -> Container:
-    embedder, tokenizer = models.embedder, models.tokenizer
+    embedder, tokenizer = spaces.current.embedder, spaces.current.tokenizer
     lease = timedelta(seconds=settings.jobs.lease)
     secrets = TenantSecrets(storage, clock)
     salt = engines.salt(await secrets.of(DEFAULT_TENANT))
     generator = await engines.generator(stack, settings, tokenizer, remote, salt) if serving else None
     kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
-    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, space=embedder.space, settings=settings.hot, clock=clock)
-    semantic = SemanticTier(storage=storage, embedder=embedder, settings=settings.semantic, clock=clock)
+    hot = HotTier(storage=storage, kv=kv, words=ScanIndex, spaces=spaces, settings=settings.hot, clock=clock)
+    semantic = SemanticTier(storage=storage, spaces=spaces, settings=settings.semantic, clock=clock)
+    reembedding = Reembedding(
+        storage=storage,
+        spaces=spaces,
+        semantic=semantic,
+        jobs=jobs,
+        secrets=secrets,
+        clock=clock,
+        lease=lease,
+        give_way=traffic.give_way,
+    )
     summaries = Summaries(storage, Analyzer().terms)
     clusters = Clusters(storage, semantic, summaries, Analyzer().terms)
     consolidation = Consolidation(
         storage=storage,
-        embedder=embedder,
-        tokenizer=tokenizer,
+        spaces=spaces,
         tiers=(hot, semantic),  # long-term follows the change feed by itself
         jobs=jobs,
         secrets=secrets,
         clock=clock,
         lease=lease,
-        duplicates=Duplicates(storage, embedder.space, clock, lease, settings.memories.near_duplicate),
+        duplicates=Duplicates(storage, spaces, clock, lease, settings.memories.near_duplicate),
         clusters=clusters,
         give_way=traffic.give_way,
     )
     longterm = LongTermTier(
         storage=storage,
-        embedder=embedder,
+        spaces=spaces,
         embed_items=consolidation.embed_now,
         vectors=_vectors(settings.longterm),
         lexical=TantivyIndexes(),
@@ -229,6 +232,7 @@ async def _wire(
     keys, audit = Keys(storage, secrets, clock), Audit(storage, clock)
     session_quota = SessionQuota(settings.limits.tenant_sessions)
     if serving:
+        await reembedding.begin()
         stack.push_async_callback(longterm.close)
         await longterm.start()
         stack.push_async_callback(indexes.close)
@@ -240,11 +244,11 @@ async def _wire(
     recall = Recall(
         storage=storage,
         tiers=tiers,
-        embedder=embedder,
-        passages=Passages(storage, embedder, tokenizer, settings.recall.passage_tokens),
+        spaces=spaces,
+        passages=Passages(storage, tokenizer, settings.recall.passage_tokens),
         usage=usage,
         activity=activity,
-        former=FormerTexts(embedder, Analyzer().terms),
+        former=FormerTexts(spaces, Analyzer().terms),
         window_begin=hot.window_begin,
         settings=settings.recall,
         clock=clock,
@@ -270,7 +274,7 @@ async def _wire(
         tokens=callers.tokens(stack, settings.oidc),
         audit=audit,
         quotas=callers.quotas(stack, settings.limits),
-        health=Health(storage, jobs, embedder, longterm, generator),
+        health=Health(storage, jobs, embedder, longterm, generator, words_only=lambda: spaces.words_only),
         sessions=Sessions(storage, hot, clock, session_quota),
         agents=Agents(storage, clock),
         events=events,
@@ -294,7 +298,7 @@ async def _wire(
         forgetting=forgetting,
         policies=Policies(
             storage=storage,
-            space=embedder.space,
+            spaces=spaces,
             forgetting=forgetting,
             usage=usage,
             jobs=jobs,
@@ -302,6 +306,8 @@ async def _wire(
             lease=lease,
         ),
         consolidation=consolidation,
+        reembedding=reembedding,
+        former=spaces.former,
         indexes=indexes,
         codecs=_codecs(storage, embedder, jobs, clock, lease, settings),
         upkeep=Upkeep(

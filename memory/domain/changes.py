@@ -16,6 +16,8 @@ class ChangeKind(StrEnum):
     MEMORY = "memory"
     """the memory `memory_key` was written, edited or purged"""
     SESSION_PURGED = "session_purged"
+    SPACE = "space"
+    """the tenant is served in another vector space, and that has all its vectors"""
 
 
 @dataclass(frozen=True, slots=True, order=True)

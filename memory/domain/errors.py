@@ -42,6 +42,7 @@ StratamemError
     ├── EmbedderUnavailable
     ├── GeneratorUnavailable  the model's engine can't answer, or broke off
     │   └── TooManyAnswers  so many of this tenant wait already           429
+    ├── SpaceChanged        the tenant is served in another vector space meanwhile
     └── TierUnavailable     one tier can't answer: the others still do
         ├── IndexDamaged    checksum, size or format is wrong: rebuild it
         ├── CodebookDamaged a codec's codebook can't be read: it is trained anew
@@ -284,6 +285,10 @@ class GeneratorUnavailable(Retryable):
 class TooManyAnswers(GeneratorUnavailable):
     code = "too_many_answers"
     status = 429
+
+
+class SpaceChanged(Retryable):
+    code = "space_changed"
 
 
 class TierUnavailable(Retryable):

@@ -13,6 +13,7 @@ class OperationKind(StrEnum):
     VERIFY = "verify"
     CODEC = "codec"
     FORGET = "forget"
+    REEMBED = "reembed"
 
 
 class IndexName(StrEnum):

@@ -54,6 +54,18 @@ class PendingSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfilled:
+    """An item that has no segments in a space yet, by its first segment in another one."""
+
+    segment_key: int
+    item: ItemId
+    session_key: int | None
+    seq: int
+    turn: int
+    audience: str
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentVector:
     """A segment with its vector: float16, little-endian, `dimensions * 2` bytes."""
 

@@ -102,6 +102,9 @@ class MemoryRepository(Protocol):
     async def expired_of(self, tenant_id: str, now: datetime) -> list[int]:
         """Of one tenant: the keys of those that are still there."""
 
+    async def locked_keys(self, memory_keys: Sequence[int]) -> list[int]:
+        """Those of them that are there; nobody changes them until the unit of work ends."""
+
     async def unpinned(self, memory_keys: Sequence[int]) -> list[int]:
         """Those of them that are there and not pinned, locked."""
 

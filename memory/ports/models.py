@@ -44,3 +44,12 @@ class Tokenizer(Protocol):
 
         A word without a token of its own is cut every four characters.
         """
+
+
+class Models(Protocol):
+    """One model's two faces."""
+
+    @property
+    def embedder(self) -> Embedder: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...

@@ -25,6 +25,7 @@ from memory.ports.feed import ChangeRepository
 from memory.ports.keys import KeyRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
 from memory.ports.moves import MoveRepository
+from memory.ports.spaces import SpaceRepository
 from memory.ports.turns import TurnRepository
 
 
@@ -309,6 +310,8 @@ class UnitOfWork(Protocol):
     def versions(self) -> VersionRepository: ...
     @property
     def segments(self) -> SegmentRepository: ...
+    @property
+    def spaces(self) -> SpaceRepository: ...
     @property
     def clusters(self) -> ClusterRepository: ...
     @property

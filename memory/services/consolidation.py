@@ -21,6 +21,7 @@ from memory.services.attempts import attempt
 from memory.services.clusters import Clusters
 from memory.services.duplicates import Duplicates, signed
 from memory.services.secrets import TenantSecrets, keyed_hash
+from memory.services.spaces import TenantSpaces
 from memory.services.tasks import CONSOLIDATE, EMBED, EVICT
 from memory.tiers.base import Tier
 
@@ -37,8 +38,7 @@ class Consolidation:
         self,
         *,
         storage: Storage,
-        embedder: Embedder,
-        tokenizer: Tokenizer,
+        spaces: TenantSpaces,
         tiers: Sequence[Tier],
         jobs: JobQueue,
         secrets: TenantSecrets,
@@ -49,8 +49,7 @@ class Consolidation:
         give_way: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage = storage
-        self._embedder = embedder
-        self._tokenizer = tokenizer
+        self._spaces = spaces
         self._tiers = tiers
         self._jobs = jobs
         self._secrets = secrets
@@ -72,8 +71,11 @@ class Consolidation:
         """Lets the bounded tiers take in and let go; the operation is over unless more has come in meanwhile."""
         await self._step(operation_id, self._settle, following=None)
 
-    async def embed_now(self, tenant_id: str, items: list[ItemId]) -> list[SegmentVector]:
+    async def embed_now(self, tenant_id: str, space: str, items: list[ItemId]) -> list[SegmentVector]:
         """The vectors of a few items at once, for a recall that can't wait for the workers. Nothing is stored."""
+        models = self._spaces.loaded(space)
+        if models is None:
+            return []
         async with self._storage.read() as tx:
             events = await tx.events.by_keys([item_key(item) for item in items if not is_memory(item)])
             memories = await tx.memories.by_keys([item_key(item) for item in items if is_memory(item)])
@@ -81,13 +83,13 @@ class Consolidation:
         pieces = [
             (item, ordinal, text[span.start : span.end])
             for item, text in texts
-            for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text))[: max(1, QUERY_TEXTS // len(items))])
+            for ordinal, span in enumerate(cut(text, models.tokenizer.spans(text))[: max(1, QUERY_TEXTS // len(items))])
         ]
         found: list[SegmentVector] = []
         for at in range(0, len(pieces), QUERY_TEXTS):
             part = pieces[at : at + QUERY_TEXTS]
-            vectors = await self._embedder.embed([piece for _, _, piece in part])
-            found += [SegmentVector(i, o, _packed(v)) for (i, o, _), v in zip(part, vectors, strict=True)]
+            vectors = await models.embedder.embed([piece for _, _, piece in part])
+            found += [SegmentVector(i, o, packed(v)) for (i, o, _), v in zip(part, vectors, strict=True)]
         return found
 
     async def _step(
@@ -95,6 +97,8 @@ class Consolidation:
     ) -> None:
         await asyncio.to_thread(self._give_way)
         async with attempt(self._storage, self._clock, self._lease, operation_id) as operation:
+            if operation is not None:
+                await self._spaces.refresh(self._storage, operation.tenant_id)
             goes_on = operation is not None and await work(operation)
         if goes_on and following is not None:
             async with self._storage.write() as tx:
@@ -118,83 +122,57 @@ class Consolidation:
         if not events:
             return False
 
+        models = self._spaces.models(operation.tenant_id)
+
         def cut_page() -> list[NewSegment]:
             facts = ((e.content, secret, e.item, key, e.seq, e.turn, e.audience) for e in events)
-            return [segment for event in facts for segment in self._cut(*event)]
+            return [segment for event in facts for segment in _cut(models.tokenizer, *event)]
 
         segments = await asyncio.to_thread(cut_page)
         async with self._storage.write() as tx:
+            await self._spaces.hold(tx, operation.tenant_id, models.embedder.space)
             if await tx.sessions.locked_by_key(key) is None:  # purged meanwhile: nothing may come back
                 return False
-            await tx.segments.add(operation.tenant_id, self._embedder.space, segments, self._clock.now())
+            await tx.segments.add(operation.tenant_id, models.embedder.space, segments, self._clock.now())
             await tx.sessions.mark_segmented(key, events[-1].seq)
         return True
 
     async def _cut_memories(self, operation: Operation, secret: bytes) -> bool:
         async with self._storage.read() as tx:
             memories = await tx.memories.unsegmented(operation.tenant_id, _PAGE)
+        models = self._spaces.models(operation.tenant_id)
         for memory in memories:
             facts = (memory.item, memory.session_key, 0, 0, memory.audience)
-            segments = await asyncio.to_thread(self._cut, memory.text, secret, *facts)
+            segments = await asyncio.to_thread(_cut, models.tokenizer, memory.text, secret, *facts)
             async with self._storage.write() as tx:
+                await self._spaces.hold(tx, operation.tenant_id, models.embedder.space)
                 current = await tx.memories.locked(memory.tenant_id, memory.memory_id)
                 if current is None or current.version != memory.version:
                     continue
                 await tx.segments.remove_item(memory.item)
-                await tx.segments.add(operation.tenant_id, self._embedder.space, segments, self._clock.now())
+                await tx.segments.add(operation.tenant_id, models.embedder.space, segments, self._clock.now())
                 await tx.memories.mark_segmented(memory)
         return bool(memories)
 
-    def _cut(
-        self,
-        text: str,
-        secret: bytes,
-        item: ItemId,
-        session_key: int | None,
-        seq: int,
-        turn: int,
-        audience: str,
-    ) -> list[NewSegment]:
-        return [
-            NewSegment(
-                item=item,
-                session_key=session_key,
-                seq=seq,
-                ordinal=ordinal,
-                turn=turn,
-                audience=audience,
-                span=span,
-                content_hash=keyed_hash(secret, text[span.start : span.end]),
-            )
-            for ordinal, span in enumerate(cut(text, self._tokenizer.spans(text)))
-        ]
-
     async def _embed_all(self, operation: Operation) -> bool:
+        embedder = self._spaces.of(operation.tenant_id)
+        tenant_id, space = operation.tenant_id, embedder.space
         while True:
             async with self._storage.read() as tx:
-                pending = await tx.segments.pending(
-                    operation.tenant_id, self._embedder.space, operation.session_key, _PAGE
-                )
+                pending = await tx.segments.pending(tenant_id, space, operation.session_key, _PAGE)
                 hashes = [segment.content_hash for segment in pending]
-                known = await tx.segments.vectors_by_hash(operation.tenant_id, self._embedder.space, hashes)
+                known = await tx.segments.vectors_by_hash(tenant_id, space, hashes)
             if not pending:
                 return True
-            vectors = await self._vectors(pending, known)
+            vectors = await _vectors(embedder, pending, known)
             async with self._storage.write() as tx:
                 if not await _still_there(tx, operation):
                     return False
                 await tx.segments.set_vectors(vectors, self._clock.now())
-                await tx.segments.sign(self._embedder.space, signed(pending, vectors))
+                await tx.segments.sign(space, signed(pending, vectors))
                 await tx.changes.add(*_embedded(operation, pending))
             if not await self._alive(operation, len({segment.item for segment in pending})):
                 return False
-
-    async def _vectors(self, pending: Sequence[PendingSegment], known: dict[bytes, bytes]) -> dict[int, bytes]:
-        """By segment_key; identical texts are embedded once."""
-        new = {s.content_hash: s.text for s in pending if s.content_hash not in known}
-        embedded = await self._embedder.embed(list(new.values()))
-        known |= {content_hash: _packed(vector) for content_hash, vector in zip(new, embedded, strict=True)}
-        return {segment.segment_key: known[segment.content_hash] for segment in pending}
 
     async def _settle(self, operation: Operation) -> bool:
         while operation.session_key is None and await self._duplicates.compare(operation):
@@ -218,7 +196,7 @@ class Consolidation:
 
     async def _is_done(self, tx: UnitOfWork, operation: Operation) -> bool:
         """Asked under the lock that an append takes: what comes in later finds the operation over and asks anew."""
-        space, key = self._embedder.space, operation.session_key
+        space, key = self._spaces.of(operation.tenant_id).space, operation.session_key
         if key is None:
             left = bool(await tx.memories.unsegmented(operation.tenant_id, 1))
             left = left or bool(await tx.memories.uncompared(operation.tenant_id, space, 1))
@@ -234,8 +212,43 @@ class Consolidation:
             return await tx.operations.progress(operation.operation_id, done, self._lease, self._clock.now())
 
 
+def _cut(
+    tokenizer: Tokenizer,
+    text: str,
+    secret: bytes,
+    item: ItemId,
+    session_key: int | None,
+    seq: int,
+    turn: int,
+    audience: str,
+) -> list[NewSegment]:
+    return [
+        NewSegment(
+            item=item,
+            session_key=session_key,
+            seq=seq,
+            ordinal=ordinal,
+            turn=turn,
+            audience=audience,
+            span=span,
+            content_hash=keyed_hash(secret, text[span.start : span.end]),
+        )
+        for ordinal, span in enumerate(cut(text, tokenizer.spans(text)))
+    ]
+
+
 async def _still_there(tx: UnitOfWork, operation: Operation) -> bool:
     return operation.session_key is None or await tx.sessions.locked_by_key(operation.session_key) is not None
+
+
+async def _vectors(
+    embedder: Embedder, pending: Sequence[PendingSegment], known: dict[bytes, bytes]
+) -> dict[int, bytes]:
+    """By segment_key; identical texts are embedded once."""
+    new = {s.content_hash: s.text for s in pending if s.content_hash not in known}
+    embedded = await embedder.embed(list(new.values()))
+    known |= {content_hash: packed(vector) for content_hash, vector in zip(new, embedded, strict=True)}
+    return {segment.segment_key: known[segment.content_hash] for segment in pending}
 
 
 def _embedded(operation: Operation, segments: Sequence[PendingSegment]) -> list[NewChange]:
@@ -247,5 +260,5 @@ def _embedded(operation: Operation, segments: Sequence[PendingSegment]) -> list[
     return [NewChange(ChangeKind.VECTORS, tenant_id, memory_key=memory) for memory in memories]
 
 
-def _packed(vector: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
+def packed(vector: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
     return vector.astype("<f2").tobytes()

@@ -17,6 +17,7 @@ from memory.domain.memories import Memory
 from memory.domain.operations import Operation
 from memory.domain.segments import PendingSegment
 from memory.ports.jobs import Clock
+from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services.likeness import Signatures, may_be_same, near, signatures, similarity
 
@@ -62,13 +63,13 @@ class _Compared:
 
 
 class Duplicates:
-    def __init__(self, storage: Storage, space: str, clock: Clock, lease: timedelta, threshold: float) -> None:
+    def __init__(self, storage: Storage, spaces: Spaces, clock: Clock, lease: timedelta, threshold: float) -> None:
         self._storage = storage
-        self._space = space
+        self._spaces = spaces
         self._clock = clock
         self._lease = lease
         self._threshold = threshold
-        self._signed: OrderedDict[str, _Signed] = OrderedDict()
+        self._signed: OrderedDict[tuple[str, str], _Signed] = OrderedDict()
 
     async def compare(self, operation: Operation) -> bool:
         """Compares the next memories of the operation's tenant that nobody has compared. False: there are none.
@@ -76,33 +77,30 @@ class Duplicates:
         The operation's row is locked while they are marked, so two workers that both think it is theirs take turns.
         """
         tenant_id = operation.tenant_id
+        space = self._spaces.of(tenant_id).space
         async with self._storage.read() as tx:
-            page = await tx.memories.uncompared(tenant_id, self._space, _PAGE)
+            page = await tx.memories.uncompared(tenant_id, space, _PAGE)
             if not page:
                 return False
-            vectors = await self._vectors(tx, [memory.item for memory in page])
-            known = self._signed.get(tenant_id, _Signed.none())
-            known = known.more(await tx.segments.signatures(tenant_id, self._space, known.last))
-            own = _signatures({item: of_item[0] for item, of_item in vectors.items() if of_item})
+            vectors = await _vectors(tx, space, [memory.item for memory in page])
+            known = self._signed.get((tenant_id, space), _Signed.none())
+            known = known.more(await tx.segments.signatures(tenant_id, space, known.last))
+            own = signatures_of({item: of_item[0] for item, of_item in vectors.items() if of_item})
             unsigned = own.keys() - set(known.items[np.isin(known.items, list(own))].tolist())
             known = known.also(sorted(unsigned), [own[item] for item in sorted(unsigned)])
             found = await asyncio.to_thread(_candidates, own, known)
             wanted = {item for items in found.values() for item in items}
-            vectors |= await self._vectors(tx, sorted(wanted - vectors.keys()))
+            vectors |= await _vectors(tx, space, sorted(wanted - vectors.keys()))
             others = {memory.item: memory for memory in await tx.memories.by_keys([item_key(item) for item in wanted])}
-        self._remember(tenant_id, known)
+        self._remember((tenant_id, space), known)
         compared = await asyncio.to_thread(self._alike, page, found, others, vectors)
         async with self._storage.write() as tx:
             if not await tx.operations.progress(operation.operation_id, 0, self._lease, self._clock.now()):
                 return False
-            await tx.segments.sign(self._space, {item: own[item] for item in unsigned})
+            await tx.segments.sign(space, {item: own[item] for item in unsigned})
             for one in compared:
                 await self._mark(tx, one)
         return True
-
-    async def _vectors(self, tx: UnitOfWork, items: Sequence[ItemId]) -> dict[ItemId, list[bytes]]:
-        spans = await tx.segments.spans(self._space, items)
-        return {item: [vector for _, vector in of_item if vector is not None] for item, of_item in spans.items()}
 
     def _alike(
         self,
@@ -133,20 +131,25 @@ class Duplicates:
         repeated = next((o.memory_id for o in valid if o.memory_id not in related), None)
         await tx.memories.mark_compared(memory, None if memory.ended(now) else repeated)
 
-    def _remember(self, tenant_id: str, signed: _Signed) -> None:
-        self._signed[tenant_id] = signed
-        self._signed.move_to_end(tenant_id)
+    def _remember(self, tenant_in_space: tuple[str, str], signed: _Signed) -> None:
+        self._signed[tenant_in_space] = signed
+        self._signed.move_to_end(tenant_in_space)
         while len(self._signed) > 1 and sum(len(one.items) for one in self._signed.values()) > _KNOWN:
             self._signed.popitem(last=False)
+
+
+async def _vectors(tx: UnitOfWork, space: str, items: Sequence[ItemId]) -> dict[ItemId, list[bytes]]:
+    spans = await tx.segments.spans(space, items)
+    return {item: [vector for _, vector in of_item if vector is not None] for item, of_item in spans.items()}
 
 
 def signed(pending: Sequence[PendingSegment], vectors: Mapping[int, bytes]) -> dict[ItemId, int]:
     """The signatures of the first segments of memories."""
     first = {s.item: vectors[s.segment_key] for s in pending if is_memory(s.item) and s.ordinal == 0}
-    return _signatures(first)
+    return signatures_of(first)
 
 
-def _signatures(vectors: Mapping[ItemId, bytes]) -> dict[ItemId, int]:
+def signatures_of(vectors: Mapping[ItemId, bytes]) -> dict[ItemId, int]:
     if not vectors:
         return {}
     rows = np.frombuffer(b"".join(vectors.values()), "<f2").astype(np.float32).reshape(len(vectors), -1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from memory.domain.errors import StratamemError
+from memory.domain.errors import EmbedderUnavailable, StratamemError
 from memory.ports.generation import Generator
 from memory.ports.jobs import JobQueue
 from memory.ports.models import Embedder
@@ -58,7 +58,10 @@ class Follower(Protocol):
 
 
 class Health:
-    """`generator`: None where no model is configured. Each check has `timeout` seconds; they run beside each other."""
+    """`generator`: None where no model is configured. `words_only`: tenants that are not wholly served by vectors.
+
+    Each check has `timeout` seconds; they run beside each other.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Health:
         longterm: Follower,
         generator: Generator | None = None,
         *,
+        words_only: Callable[[], int] = lambda: 0,
         timeout: float = _TIMEOUT,
     ) -> None:
         self._storage = storage
@@ -75,6 +79,7 @@ class Health:
         self._embedder = embedder
         self._longterm = longterm
         self._generator = generator
+        self._words_only = words_only
         self._timeout = timeout
 
     async def check(self) -> HealthReport:
@@ -102,6 +107,8 @@ class Health:
 
     async def _embed(self) -> None:
         await self._embedder.embed(["ready?"])
+        if self._words_only():
+            raise EmbedderUnavailable("texts of another embedding model are not embedded anew, or not read, yet")
 
     async def _entry(self, check: Callable[[], Awaitable[None]], failed: HealthState, consequence: str) -> HealthEntry:
         try:

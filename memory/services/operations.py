@@ -46,6 +46,8 @@ class Operations:
                 raise Conflict(f"the operation is over: {found.state}")
             if found.kind in (OperationKind.PURGE, OperationKind.FORGET):
                 raise Conflict("a purge can't be cancelled: it must not stay half done")
+            if found.kind is OperationKind.REEMBED:
+                raise Conflict("set STRATAMEM_EMBEDDER back to the old model and start again: that calls it off")
             await tx.operations.finish(operation_id, OperationState.CANCELLED, self._clock.now())
         return await self.get(principal, operation_id)
 

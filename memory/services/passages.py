@@ -8,29 +8,36 @@ import numpy as np
 
 from memory.domain.recall import RecallResult
 from memory.domain.segments import Span
-from memory.ports.models import Embedder, Tokenizer
+from memory.ports.models import Tokenizer
 from memory.ports.storage import Storage
 from memory.recall.passage import around, densest
 from memory.tiers.base import Floats
 
 
 class Passages:
-    def __init__(self, storage: Storage, embedder: Embedder, tokenizer: Tokenizer, passage_tokens: int) -> None:
+    def __init__(self, storage: Storage, tokenizer: Tokenizer, passage_tokens: int) -> None:
         self._storage = storage
-        self._embedder = embedder
         self._tokenizer = tokenizer
         self._passage_tokens = passage_tokens
 
     async def shorten(
-        self, results: Sequence[tuple[int, RecallResult]], query: str, vector: Floats | None, max_tokens: int | None
+        self,
+        results: Sequence[tuple[int, RecallResult]],
+        query: str,
+        vector: Floats | None,
+        space: str,
+        max_tokens: int | None,
     ) -> list[RecallResult]:
-        """The results in their order; those above the limit show their best passage, with its characters in `span`."""
+        """The results in their order; those above the limit show their best passage, with its characters in `span`.
+
+        `space`: of the question's vector.
+        """
         limit = min(self._passage_tokens, max_tokens or self._passage_tokens)
         long = [item for item, result in results if result.tokens > limit]
         if not long:
             return [result for _, result in results]
         async with self._storage.read() as tx:
-            segments = await tx.segments.spans(self._embedder.space, long)
+            segments = await tx.segments.spans(space, long)
         shown = []
         for item, result in results:
             if result.tokens > limit:

@@ -15,7 +15,8 @@ from memory.domain.ids import ItemId, memory_item
 from memory.domain.memories import Memory, Then
 from memory.domain.principals import Scope
 from memory.domain.recall import Degraded, TierName
-from memory.ports.models import QUERY_TEXTS, Embedder
+from memory.ports.models import QUERY_TEXTS
+from memory.ports.spaces import Spaces
 from memory.ports.storage import UnitOfWork
 from memory.tiers.base import Candidates, Conditions, Floats, Question
 from memory.tiers.scan import asks, indexed_text, memory_passes, tells_time
@@ -65,8 +66,8 @@ def shown(memory: Memory, scope: Scope) -> bool:
 class FormerTexts:
     """`analyze`: the terms of a text, as the word index sees them."""
 
-    def __init__(self, embedder: Embedder, analyze: Callable[[str], list[str]]) -> None:
-        self._embedder = embedder
+    def __init__(self, spaces: Spaces, analyze: Callable[[str], list[str]]) -> None:
+        self._spaces = spaces
         self._analyze = analyze
 
     async def beside(self, found: Candidates, question: Question, reworded: Sequence[Memory]) -> Candidates:
@@ -87,13 +88,13 @@ class FormerTexts:
 
     async def _dense(self, question: Question, memories: Sequence[Memory], lexical: Floats) -> Floats:
         dense = np.full(len(memories), np.nan, np.float32)
-        query = await question.vector()
-        if query is None:
+        query, embedder = await question.vector(), self._spaces.embedder(question.space)
+        if query is None or embedder is None:
             return dense
         best = np.argsort(-lexical, kind="stable")[:_EMBEDDED]
         for at in range(0, len(best), QUERY_TEXTS):
             part = best[at : at + QUERY_TEXTS]
-            dense[part] = await self._embedder.embed([memories[place].text for place in part]) @ query
+            dense[part] = await embedder.embed([memories[place].text for place in part]) @ query
         return dense
 
 

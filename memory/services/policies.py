@@ -18,6 +18,7 @@ from memory.domain.ids import memory_item, new_id
 from memory.domain.operations import Operation, OperationKind, Receipt
 from memory.domain.principals import Principal, Scope
 from memory.ports.jobs import Clock, JobQueue
+from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services.attempts import attempt
 from memory.services.forgetting import NOTHING, Forgetting
@@ -63,7 +64,7 @@ class Policies:
         self,
         *,
         storage: Storage,
-        space: str,
+        spaces: Spaces,
         forgetting: Forgetting,
         usage: Usage,
         jobs: JobQueue,
@@ -71,7 +72,7 @@ class Policies:
         lease: timedelta,
     ) -> None:
         self._storage = storage
-        self._space = space
+        self._spaces = spaces
         self._forgetting = forgetting
         self._usage = usage
         self._jobs = jobs
@@ -167,7 +168,7 @@ class Policies:
             part = marked[at : at + _PART]
             originals = {m.memory_id: m for m in await tx.memories.by_ids(tenant_id, [name for _, name in part])}
             items = {memory_item(outline.memory_key) for outline, _ in part} | {m.item for m in originals.values()}
-            spans = await tx.segments.spans(self._space, sorted(items))
+            spans = await tx.segments.spans(self._spaces.of(tenant_id).space, sorted(items))
             vectors = {item: [raw for _, raw in of_item if raw is not None] for item, of_item in spans.items()}
             for outline, name in part:
                 original = originals.get(name)

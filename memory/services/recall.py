@@ -18,6 +18,7 @@ from memory.domain.recall import EVENT_KIND, Degraded, EventRef, Recalled, Recal
 from memory.domain.sessions import Session
 from memory.ports.jobs import Clock
 from memory.ports.models import Embedder
+from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage, UnitOfWork
 from memory.recall import budget
 from memory.recall.fusion import Fused, fuse
@@ -50,7 +51,7 @@ class Recall:
         *,
         storage: Storage,
         tiers: Mapping[TierName, Tier],
-        embedder: Embedder,
+        spaces: Spaces,
         passages: Passages,
         usage: Usage,
         activity: Activity,
@@ -61,7 +62,7 @@ class Recall:
     ) -> None:
         self._storage = storage
         self._tiers = tiers
-        self._embedder = embedder
+        self._spaces = spaces
         self._passages = passages
         self._usage = usage
         self._activity = activity
@@ -80,7 +81,8 @@ class Recall:
         asked = time.monotonic()
         # A whole page may be asked; its beginning is what is looked for.
         text = request.query[: 4 * self._settings.max_query_tokens]
-        embedding = asyncio.create_task(self._embedded(text))
+        embedder = self._spaces.of(principal.tenant_id)
+        embedding = asyncio.create_task(_embedded(embedder, text))
 
         async def vector() -> Floats | None:
             return (await embedding)[0]
@@ -88,13 +90,15 @@ class Recall:
         try:
             scope, past = await self._scope(principal, request)
             wanted = min(request.top_k * _SPARE, 400)
-            question = Question(text, vector, scope, self._conditions(request, outside, past), wanted, asked)
+            conditions = self._conditions(request, outside, past)
+            question = Question(text, vector, scope, conditions, wanted, embedder.space, asked)
             ranked = await self._ranked(question, request, past)
             found = await self._read(scope, request, ranked)
             query, reason = await embedding
         finally:
             embedding.cancel()
-        results = await self._fitted(request, query, found)
+        results = await self._fitted(request, query, embedder.space, found)
+        reason = reason or self._spaces.left_to_words(principal.tenant_id)
         if reason is not None:
             return Recalled(results, (*ranked.degraded, Degraded("embedder", reason)))
         return Recalled(results, ranked.degraded)
@@ -116,13 +120,6 @@ class Recall:
             return scope, NO_PAST if request.as_of is None else await past_of(
                 tx, scope, request.as_of, self._clock.now()
             )
-
-    async def _embedded(self, text: str) -> tuple[Floats | None, str | None]:
-        """The vector, or why there is none."""
-        try:
-            return (await self._embedder.embed([text]))[0], None
-        except Retryable as error:  # words alone still find something; the caller is told
-            return None, error.detail
 
     async def _ranked(self, question: Question, request: RecallRequest, past: Past) -> _Ranked:
         found, degraded = await self._ask(question, request.tiers)
@@ -189,13 +186,13 @@ class Recall:
         return results
 
     async def _fitted(
-        self, request: RecallRequest, vector: Floats | None, results: list[tuple[int, RecallResult]]
+        self, request: RecallRequest, vector: Floats | None, space: str, results: list[tuple[int, RecallResult]]
     ) -> tuple[RecallResult, ...]:
         """Doubles step back, long texts give way to their best passage, and the budget is kept."""
         order = budget.diverse_order([result.text for _, result in results])[: request.top_k]
         scores = budget.falling([results[at][1].score for at in order])
         best = [(results[at][0], replace(results[at][1], score=s)) for at, s in zip(order, scores, strict=True)]
-        shown = await self._passages.shorten(best, request.query, vector, request.max_tokens)
+        shown = await self._passages.shorten(best, request.query, vector, space, request.max_tokens)
         places = budget.within([result.tokens for result in shown], request.max_tokens)
         self._activity.note("recalls")
         self._usage.note([(best[at][0], shown[at].tier) for at in places])
@@ -210,6 +207,14 @@ class Recall:
         if self._hot(event, session, asked):
             return TierName.HOT
         return TierName.SEMANTIC if semantic and TierName.SEMANTIC in asked else TierName.LONGTERM
+
+
+async def _embedded(embedder: Embedder, text: str) -> tuple[Floats | None, str | None]:
+    """The vector, or why there is none."""
+    try:
+        return (await embedder.embed([text]))[0], None
+    except Retryable as error:  # words alone still find something; the caller is told
+        return None, error.detail
 
 
 def _merged(found: list[Candidates], fused: list[Fused]) -> tuple[NDArray[np.int64], Floats, dict[str, Floats]]:

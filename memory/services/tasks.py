@@ -8,9 +8,11 @@ PURGE = "purge"
 FORGET = "forget"
 SWEEP = "sweep"
 CODEC = "codec"
+REEMBED = "reembed"
 
 SUBJECT_MEMORIES = "memories"
 SUBJECT_CODEC = "codec"
+SUBJECT_SPACE = "space"
 
 
 def subject_of_session(session_key: int) -> str:

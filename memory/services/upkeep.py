@@ -12,7 +12,8 @@ from memory.domain.operations import Operation, OperationKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
 from memory.services.keeping import remove
-from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE
+from memory.services.reembedding import drop_others
+from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE, REEMBED
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ _FIRST_STEP = {
     OperationKind.VERIFY: INDEXES,
     OperationKind.CODEC: CODEC,
     OperationKind.FORGET: FORGET,
+    OperationKind.REEMBED: REEMBED,
 }
 _BATCH = 500
 _LAPSED = timedelta(hours=1)
@@ -77,7 +79,8 @@ class Upkeep:
         return removed
 
     async def tidy(self) -> None:
-        """Forgets finished operations, answers of old Idempotency-Keys, moves, audit, and turns of killed processes."""
+        """Forgets finished operations, answers of old Idempotency-Keys, moves, audit, turns of killed processes, and
+        the vectors of embedding models that were replaced."""
         now = self._clock.now()
         before = now - self._retention
         async with self._storage.write() as tx:
@@ -86,6 +89,10 @@ class Upkeep:
             await tx.turns.forget(now - _LAPSED)
             await tx.moves.forget(before)
             await tx.audit.forget(now - self._audit_retention)
+        async with self._storage.read() as tx:
+            tenants = await tx.tenants.ids()
+        for tenant_id in tenants:
+            await drop_others(self._storage, tenant_id)
 
 
 def _of_one_process(operation: Operation) -> bool:

@@ -46,6 +46,7 @@ class Question:
 
     `vector` waits until the question is embedded, which takes longer than all else: a tier first does what needs no
     vector. Float32 [d], unit length; None when the embedder can't answer (words alone then decide).
+    `space`: of that vector; what a tier holds of another one is not compared with it.
     `asked`: monotonic seconds when it came: what was acknowledged by then must be found.
     """
 
@@ -54,6 +55,7 @@ class Question:
     scope: Scope
     conditions: Conditions
     wanted: int
+    space: str
     asked: float = math.inf
 
 

@@ -51,6 +51,14 @@ def test_a_tier_that_can_not_follow_is_named(client: Any, container: Any) -> Non
     assert client.get("/health/ready").json()["tiers"]["state"] == "degraded"
 
 
+async def test_texts_that_no_vector_finds_are_told_and_nobody_is_named(make: Any) -> None:
+    container = make.container(None)
+    parts = (container.store, container.jobs, container.embedder, container.longterm)
+    report = await Health(*parts, words_only=lambda: 2).check()
+    assert (report.embedder.state, report.serving) == ("degraded", True)
+    assert "embedding model" in str(report.embedder.reason)
+
+
 async def test_a_hanging_check_does_not_hang_the_probe(make: Any, settings: Any) -> None:
     async def hang(*_: Any) -> None:
         await asyncio.sleep(60)

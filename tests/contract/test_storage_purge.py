@@ -27,9 +27,9 @@ MARK = "xyzzy-marker"
 
 # The feed names what was purged by its key, so that followers forget it; it holds nothing else of it.
 NAMES_ONLY = {"changes"}
-# Without a session: key, node, ticket. A turn's ticket goes with the turn, which adds nothing to what was purged.
+# Without a session: key, node, ticket, model. A ticket goes with its turn, which adds nothing to what was purged.
 # The audit names a session by its id, and stays: it proves who purged it.
-NOT_OF_A_SESSION = {"keys", "followers", "turns", "audit"}
+NOT_OF_A_SESSION = {"keys", "followers", "turns", "audit", "spaces"}
 
 
 async def fill(tx, session_id, mark):
@@ -101,6 +101,21 @@ async def test_a_purged_session_leaves_no_row(database, storage):
     async with storage.read() as tx:
         assert await tx.sessions.by_keys([gone.session_key]) == {}
         assert list(await tx.sessions.by_keys([stays.session_key])) == [stays.session_key]
+
+
+async def test_a_purge_reaches_the_vectors_of_every_space(database, storage):
+    async with storage.write() as tx:
+        session = await add_session(tx)
+        events = await add_events(tx, session, "one")
+        of_it = await add_memory(tx, "two", session_key=session.session_key, visibility=MemoryVisibility.SESSION)
+        pieces = [*segments_of(*events), new_segment(of_it.item, session_key=session.session_key)]
+        for space in (SPACE, "another"):
+            await tx.spaces.fill(TENANT, space, pieces, [MARK.encode()] * 2, NOW)
+    assert len(await database.rows("SELECT vector FROM segments")) == 4
+    async with storage.write() as tx:
+        counts = await purge(tx, session)
+    assert (counts["segments"], counts["vectors"]) == (2, 2)  # those of its memory went with the memory
+    assert await database.rows("SELECT vector FROM segments") == []
 
 
 async def test_every_column_that_names_a_session_is_known_to_the_purge(database):

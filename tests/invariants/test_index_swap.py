@@ -13,7 +13,7 @@ import pytest
 
 from memory import bootstrap
 from memory.adapters.vectors.faiss_index import FaissIndexes, Sizes, Training
-from memory.domain.operations import IndexName, Receipt
+from memory.domain.operations import IndexName, Operation, OperationState, Receipt
 from memory.domain.principals import Principal
 from memory.domain.recall import RecallRequest, RecallResult
 from memory.tiers.longterm import follower, opening, policy
@@ -242,10 +242,15 @@ def test_an_index_that_is_not_what_the_database_holds_is_noticed_and_rebuilt_whi
         await reached.wait()
         await small.say(ME, "a", "the xylophone")
         assert (await small.find(ME, "xylophone"))[0].text == "the xylophone"
-        assert isinstance(await small.container.forgetting.purge_session(ME, "b"), Receipt)
+        purge = await small.container.forgetting.purge_session(ME, "b")
+        assert isinstance(purge, Operation), "what is being built has read some of it"
         await tier.save()
         go_on.set()
         await rebuilding
+        await tier.forget("default")
+        await small.container.forgetting.finish_purge(purge.operation_id)
+        done = await small.container.operations.get(ME, purge.operation_id)
+        assert done.state is OperationState.SUCCEEDED
         monkeypatch.setattr(follower, "vector_pages", vector_pages)
         await answers(small)
         assert told == sorted(told)

@@ -26,7 +26,7 @@ REDIS = os.environ.get("STRATAMEM_TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
 AMQP = os.environ.get("STRATAMEM_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
 
 
-_WORK = frozenset("consolidate embed evict finish_purge finish_forget sweep tidy expire plan work run".split())
+_WORK = frozenset("consolidate embed evict finish_purge finish_forget reembed sweep tidy expire plan work run".split())
 
 
 class FakeServices:
@@ -37,7 +37,8 @@ class FakeServices:
         self.on: dict[str, Callable[..., Awaitable[None]]] = {}
         self.opened = 0
         self.closed = 0
-        self.consolidation = self.forgetting = self.indexes = self.codecs = self.policies = self.upkeep = self
+        self.consolidation = self.forgetting = self.indexes = self.codecs = self.policies = self
+        self.reembedding = self.upkeep = self
 
     @asynccontextmanager
     async def open(self) -> Any:

@@ -16,7 +16,8 @@ log = Path(data_dir) / "calls"
 
 class Services:
     def __init__(self):
-        self.consolidation = self.forgetting = self.indexes = self.codecs = self.policies = self.upkeep = self
+        self.consolidation = self.forgetting = self.indexes = self.codecs = self.policies = self
+        self.reembedding = self.upkeep = self
 
     async def consolidate(self, operation_id):
         note(operation_id)

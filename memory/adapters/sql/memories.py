@@ -257,6 +257,10 @@ class SqlMemories:
         )
         return list((await self._db.execute(query)).scalars())
 
+    async def locked_keys(self, memory_keys: Sequence[int]) -> list[int]:
+        query = sa.select(memories.c.memory_key).where(one_of(self._db, memories.c.memory_key, memory_keys))
+        return list((await self._db.execute(query.order_by(memories.c.memory_key).with_for_update())).scalars())
+
     async def unpinned(self, memory_keys: Sequence[int]) -> list[int]:
         query = sa.select(memories.c.memory_key).where(
             one_of(self._db, memories.c.memory_key, memory_keys), sa.not_(memories.c.pinned)

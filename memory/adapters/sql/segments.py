@@ -40,24 +40,7 @@ class SqlSegments:
     async def add(self, tenant_id: str, space: str, added: Sequence[NewSegment], now: datetime) -> None:
         if not added:
             return
-        values = [
-            {
-                "tenant_id": tenant_id,
-                "session_key": s.session_key,
-                "item": s.item,
-                "ordinal": s.ordinal,
-                "seq": s.seq,
-                "turn": s.turn,
-                "audience": s.audience,
-                "char_start": s.span.start,
-                "char_end": s.span.end,
-                "content_hash": s.content_hash,
-                "space": space,
-                "last_use": now,
-                "used_seq": s.seq,
-            }
-            for s in added
-        ]
+        values = insertable(tenant_id, space, added, now)
         await self._db.execute(upsert(self._db, segments).on_conflict_do_nothing(), values)
 
     async def remove_item(self, item: ItemId) -> int:
@@ -233,3 +216,24 @@ class SqlSegments:
                 query = sa.select(key, text).select_from(table).where(one_of(self._db, key, wanted))
                 texts |= {row[0] * 2 + odd: row[1] for row in await self._db.execute(query)}
         return texts
+
+
+def insertable(tenant_id: str, space: str, added: Sequence[NewSegment], now: datetime) -> list[dict[str, Any]]:
+    return [
+        {
+            "tenant_id": tenant_id,
+            "session_key": s.session_key,
+            "item": s.item,
+            "ordinal": s.ordinal,
+            "seq": s.seq,
+            "turn": s.turn,
+            "audience": s.audience,
+            "char_start": s.span.start,
+            "char_end": s.span.end,
+            "content_hash": s.content_hash,
+            "space": space,
+            "last_use": now,
+            "used_seq": s.seq,
+        }
+        for s in added
+    ]

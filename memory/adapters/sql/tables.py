@@ -20,6 +20,15 @@ tenants = sa.Table(
     sa.Column("tenant_id", Id, primary_key=True),
     sa.Column("secret", sa.LargeBinary, nullable=False, comment="keys the HMACs of this tenant's texts"),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("space", sa.String(128), comment="that it is served in; null until something was embedded"),
+)
+
+spaces = sa.Table(
+    "spaces",
+    metadata,
+    sa.Column("space", sa.String(128), primary_key=True),
+    sa.Column("embedder", sa.Text, nullable=False, comment="as STRATAMEM_EMBEDDER names it"),
+    sa.Column("noted_at", Instant, nullable=False),
 )
 
 keys = sa.Table(

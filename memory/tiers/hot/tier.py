@@ -16,6 +16,7 @@ from memory.domain.sessions import Session
 from memory.ports.indexes import LexicalDocument, LexicalIndex, LexicalScope
 from memory.ports.jobs import Clock
 from memory.ports.kv import KVStore
+from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
 from memory.tiers.hot import policy
@@ -39,14 +40,14 @@ class HotTier:
         storage: Storage,
         kv: KVStore,
         words: Callable[[], LexicalIndex],
-        space: str,
+        spaces: Spaces,
         settings: HotSettings,
         clock: Clock,
     ) -> None:
         self._storage = storage
         self._kv = kv
         self._words = words
-        self._space = space
+        self._spaces = spaces
         self._settings = settings
         self._clock = clock
 
@@ -56,7 +57,7 @@ class HotTier:
 
     async def recall(self, question: Question) -> Candidates:
         """Reads the window of each session in scope and compares it event by event, with no index."""
-        scope = question.scope
+        scope, space = question.scope, self._spaces.of(question.scope.tenant_id).space
         async with self._storage.read() as tx:
             keys = scope.session_keys
             if keys is None:
@@ -65,11 +66,12 @@ class HotTier:
             sessions = await tx.sessions.by_keys(keys[-_SESSIONS:])
             windows = [await self._newest(tx, session, question) for session in sessions.values()]
             once = {event.item: event for window in windows for event in window}  # forks share what they inherited
-            vectors = await self._vectors_of(tx, list(once.values()))
+            vectors = await _vectors_of(tx, space, list(once.values()))
             owners = await tx.sessions.by_keys({event.session_key for event in once.values()} - sessions.keys())
         ids = {key: session.session_id for key, session in (owners | sessions).items()}
         events = matching(list(once.values()), scope, question.conditions, ids)
-        return self._compared(question, await question.vector(), events, vectors)
+        vector = await question.vector() if question.space == space else None
+        return self._compared(question, vector, events, vectors)
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """The window slides by itself (see policy); what it left since the last time is written down.
@@ -143,17 +145,6 @@ class HotTier:
         found = await tx.events.page(session.lineage, audiences, limit=_SCANNED, descending=True)
         return [event for event in found if event.token_start >= start]
 
-    async def _vectors_of(self, tx: UnitOfWork, events: list[Event]) -> dict[ItemId, list[bytes]]:
-        seqs: dict[int, list[int]] = {}
-        for event in events:
-            seqs.setdefault(event.session_key, []).append(event.seq)
-        vectors: dict[ItemId, list[bytes]] = {}
-        for session_key, of_session in seqs.items():
-            stretch = (session_key, min(of_session), max(of_session))
-            for found in await tx.changes.vectors_of_events(self._space, *stretch):
-                vectors.setdefault(found.item, []).append(found.vector)
-        return vectors
-
     def _compared(
         self, question: Question, query: Floats | None, events: list[Event], vectors: dict[ItemId, list[bytes]]
     ) -> Candidates:
@@ -170,6 +161,18 @@ class HotTier:
         lexical[found], coverage[found] = hits.scores, hits.matches
         dense = np.array([_best(query, vectors.get(event.item)) for event in events], np.float32)
         return candidates(question.text, events, dense, Words(terms, hits.term_weights, lexical, coverage))
+
+
+async def _vectors_of(tx: UnitOfWork, space: str, events: list[Event]) -> dict[ItemId, list[bytes]]:
+    seqs: dict[int, list[int]] = {}
+    for event in events:
+        seqs.setdefault(event.session_key, []).append(event.seq)
+    vectors: dict[ItemId, list[bytes]] = {}
+    for session_key, of_session in seqs.items():
+        stretch = (session_key, min(of_session), max(of_session))
+        for found in await tx.changes.vectors_of_events(space, *stretch):
+            vectors.setdefault(found.item, []).append(found.vector)
+    return vectors
 
 
 def _best(query: Floats | None, vectors: list[bytes] | None) -> float:

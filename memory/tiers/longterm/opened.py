@@ -56,8 +56,10 @@ class OpenTenant:
         """Held by whoever brings the index up to date."""
         self.last_used = time.monotonic()
         self.users = 0
+        self.rebuilding = asyncio.Lock()
+        """Held by whoever builds another index, which is to take the place of this one."""
         self.spared: Path | None = None
-        """Where another index is being built, which is to take the place of this one."""
+        """Where that is built."""
         self._vectors_folder = vectors_folder
         self._caught_up = -math.inf
         self._saved_at = time.monotonic()
@@ -83,11 +85,7 @@ class OpenTenant:
         async with self.following:
             if self._caught_up > asked:
                 return 0
-            begun = time.monotonic()
-            home = self.home
-            applied = await follower.follow(home.storage, home.tenant_id, home.space, self.followed, self._apply)
-            self._caught_up = begun
-            return applied
+            return await self._follow_on()
 
     async def add_vectors(self, vectors: list[SegmentVector], edits: int) -> None:
         """`edits`: those of the index before the texts were read. An edited memory would get its old text's vector."""
@@ -95,10 +93,27 @@ class OpenTenant:
             current = [v for v in vectors if not is_memory(v.item) or self.index.edits == edits]
             await in_thread(lambda: self.index.apply(Batch(vectors=current)))
 
-    async def exchange(self, followed: Followed, vectors_folder: Path) -> None:
-        """Another index takes the place of this one. The caller holds `following` and has brought it up to date."""
-        async with self.lock.writing():
-            self.followed, self._vectors_folder = followed, vectors_folder
+    async def exchange(self, made: Followed, vectors_folder: Path, home: Home, exchanged: Callable[[], None]) -> None:
+        """Another index takes the place of this one, in one step, with `exchanged`.
+
+        Both are brought up to date first, and both tell the words, which are one index for the two: what only one of
+        them had followed would be missing there. What was purged meanwhile is still to be blanked in the other.
+        """
+        removed = False
+
+        async def apply(batch: Batch) -> None:
+            nonlocal removed
+            removed = removed or bool(batch.gone)
+            async with self.lock.writing():
+                await in_thread(lambda: made.index.apply(batch))
+
+        async with self.following:
+            await self._follow_on()
+            await follower.follow(home.storage, home.tenant_id, home.space, made, apply)
+            async with self.lock.writing():
+                self.followed, self._vectors_folder, self.home = made, vectors_folder, home
+                self._unerased = self._unerased or removed
+                exchanged()
 
     async def upkeep(self) -> None:
         """Writes to disk what has waited long enough, and erases what was purged."""
@@ -136,17 +151,18 @@ class OpenTenant:
 
     async def erase(self) -> None:
         """No file holds a word or a vector of what is gone (invariant I5)."""
-        self._unerased = False  # what goes from now on needs another round
-        try:
-            await self.rewrite_words()
-            await self.catch_up()
-            async with self.lock.writing():
-                await in_thread(self.index.blank)
-            await self._save_words()
-            await self.save_vectors()
-        except BaseException:
-            self._unerased = True
-            raise
+        async with self.rebuilding:  # what is being built may have read it before it was gone
+            self._unerased = False  # what goes from now on needs another round
+            try:
+                await self.rewrite_words()
+                await self.catch_up()
+                async with self.lock.writing():
+                    await in_thread(self.index.blank)
+                await self._save_words()
+                await self.save_vectors()
+            except BaseException:
+                self._unerased = True
+                raise
 
     async def rewrite_words(self, told: Told = untold) -> None:
         """The word index is written anew, from the texts in the database, while the old one serves."""
@@ -179,6 +195,14 @@ class OpenTenant:
             await in_thread(lambda: self._write(position, folder, taken, arrays))
             index.unsaved -= unsaved
             self._saved_at = time.monotonic()
+
+    async def _follow_on(self) -> int:
+        """The caller holds `following`."""
+        begun = time.monotonic()
+        home = self.home
+        applied = await follower.follow(home.storage, home.tenant_id, home.space, self.followed, self._apply)
+        self._caught_up = begun
+        return applied
 
     async def _apply(self, batch: Batch) -> None:
         async with self.lock.writing():

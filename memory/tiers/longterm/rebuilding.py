@@ -12,7 +12,7 @@ from memory.ports.feed import ItemFacts
 from memory.tiers.longterm import follower, snapshot
 from memory.tiers.longterm.catalogue import NO_SESSION
 from memory.tiers.longterm.locks import in_background, in_thread
-from memory.tiers.longterm.opened import OpenTenant, Told, untold
+from memory.tiers.longterm.opened import Home, OpenTenant, Told, untold
 from memory.tiers.longterm.opening import build_index
 from memory.tiers.longterm.tenant_index import TenantIndex, document
 
@@ -21,29 +21,27 @@ _MOST_SUSPECTS = 1_000
 """Items that are looked at a second time: a change may have come between the database and the index."""
 
 
-async def rebuild_vectors(tenant: OpenTenant, told: Told = untold) -> None:
-    """Vectors and catalogue are made from the database, then exchanged in one step; twice the memory until then."""
-    home = tenant.home
-    folder = tenant.spared = await asyncio.to_thread(snapshot.new_vectors_folder, home.folder)
-    try:
-        made = await build_index(home, folder, tenant.index.lexical, lambda documents: None, told)
-        while work := made.index.upkeep():  # so that the new index is as fast as the old one from its first moment
-            await in_background(work.prepare)
-            await in_thread(work.finish)
+async def rebuild_vectors(
+    tenant: OpenTenant, told: Told = untold, *, home: Home | None = None, exchanged: Callable[[], None] = lambda: None
+) -> None:
+    """Vectors and catalogue are made from the database, then exchanged in one step; twice the memory until then.
 
-        async def follow() -> int:
-            apply = follower.apply_beside
-            return await follower.follow(
-                home.storage, home.tenant_id, home.space, made, lambda batch: apply(made.index, batch)
-            )
-
-        await follow()
-        async with tenant.following:
-            await follow()
-            await tenant.exchange(made, folder)
-    finally:
-        tenant.spared = None
-    await tenant.save_vectors()
+    `home`: the tenant's from then on, with vectors of another space. `exchanged`: called in that step.
+    """
+    async with tenant.rebuilding:
+        home = home or tenant.home
+        folder = tenant.spared = await asyncio.to_thread(snapshot.new_vectors_folder, home.folder)
+        try:
+            made = await build_index(home, folder, tenant.index.lexical, lambda documents: None, told)
+            while work := made.index.upkeep():  # so that the new index is as fast as the old one from its first moment
+                await in_background(work.prepare)
+                await in_thread(work.finish)
+            beside = partial(follower.apply_beside, made.index)
+            await follower.follow(home.storage, home.tenant_id, home.space, made, beside)  # while the old one serves
+            await tenant.exchange(made, folder, home, exchanged)
+        finally:
+            tenant.spared = None
+        await tenant.save_vectors()
 
 
 async def verify_vectors(tenant: OpenTenant, told: Told = untold) -> list[str]:

@@ -8,19 +8,20 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
 from memory.domain.changes import Change, ChangeKind, Position
-from memory.domain.errors import GeneratorUnavailable, StratamemError, TierUnavailable
+from memory.domain.errors import EmbedderUnavailable, GeneratorUnavailable, StratamemError, TierUnavailable
 from memory.domain.ids import ItemId
 from memory.domain.operations import IndexName
 from memory.domain.recall import TierName
 from memory.domain.segments import SegmentVector
 from memory.ports.indexes import LexicalIndexes, VectorIndexes
 from memory.ports.jobs import Clock
-from memory.ports.models import Embedder
+from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage
 from memory.tiers.base import Candidates, Question, TierStats
 from memory.tiers.longterm.follower import PAGE, count
@@ -32,7 +33,8 @@ from memory.tiers.longterm.rebuilding import rebuild_vectors, verify_vectors, ve
 from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.longterm.tenants import Tenants
 
-EmbedItems = Callable[[str, list[ItemId]], Awaitable[list[SegmentVector]]]
+EmbedItems = Callable[[str, str, list[ItemId]], Awaitable[list[SegmentVector]]]
+"""(tenant, space, items) → their vectors in that space"""
 
 Purged = Callable[[str], Awaitable[object]]
 """Told the tenant of which something was purged, before this process says that it has forgotten it."""
@@ -53,7 +55,7 @@ class LongTermTier:
         self,
         *,
         storage: Storage,
-        embedder: Embedder,
+        spaces: Spaces,
         embed_items: EmbedItems,
         vectors: VectorIndexes,
         lexical: LexicalIndexes,
@@ -65,7 +67,7 @@ class LongTermTier:
         purged: Purged,
     ) -> None:
         self._storage = storage
-        self._embedder = embedder
+        self._spaces = spaces
         self._embed_items = embed_items
         self._vectors = vectors
         self._lexical = lexical
@@ -79,6 +81,7 @@ class LongTermTier:
         self._told: set[Position] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._erasures: set[asyncio.Task[None]] = set()
+        self._moving: set[str] = set()
         self.failure: str | None = None
 
     async def start(self) -> None:
@@ -90,7 +93,7 @@ class LongTermTier:
         except (GeneratorUnavailable, TierUnavailable) as error:
             self.failure = error.detail  # a purge is not confirmed before all caches are clean; all else is served
         await self._acknowledge()
-        for keep in (self._keep_following, self._keep_acknowledging, self._keep_tending):
+        for keep in (self._keep_following, self._keep_acknowledging, self._keep_tending, self._keep_moving):
             self._tasks.append(asyncio.create_task(keep()))
 
     async def close(self) -> None:
@@ -110,11 +113,12 @@ class LongTermTier:
     async def recall(self, question: Question) -> Candidates:
         async with self._tenants.using(question.scope.tenant_id) as tenant:
             await tenant.catch_up(question.asked)
-            index = tenant.index  # to the end: another may take its place meanwhile
+            index, space = tenant.index, tenant.home.space  # to the end: another may take its place meanwhile
             given = await given_for(tenant, index, question)
             async with tenant.lock.reading():
                 prepared = await in_thread(lambda: index.prepare(question, given))
-            query = await question.vector()
+            # A question that was embedded just before the tenant moved to another model is answered by words.
+            query = await question.vector() if question.space == space else None
             if query is not None:
                 await self._embed_newest(tenant, question)
             async with tenant.lock.reading():
@@ -193,7 +197,9 @@ class LongTermTier:
             items = await in_thread(lambda: tenant.index.without_vectors(question, self._settings.embed_on_recall))
         if items:
             edits = tenant.index.edits
-            await tenant.add_vectors(await self._embed_items(tenant.tenant_id, items), edits)
+            space = tenant.home.space
+            vectors = await self._embed_items(tenant.tenant_id, space, items)
+            await tenant.add_vectors(vectors if tenant.home.space == space else [], edits)
 
     async def _erased(self, tenant_id: str) -> None:
         async with self._tenants.using(tenant_id) as tenant:
@@ -237,6 +243,38 @@ class LongTermTier:
                     self.failure = f"an index can't be improved: {error}"
                     await asyncio.sleep(_TRY_AGAIN)
 
+    async def _keep_moving(self) -> None:
+        """Tenants that were moved to another embedding model: their new vectors are read while the old ones serve."""
+        while True:
+            await asyncio.sleep(self._settings.follow_seconds)
+            for tenant_id in sorted(self._moving):
+                try:
+                    await self._move(tenant_id)
+                    self._moving.discard(tenant_id)
+                except EmbedderUnavailable as error:  # nothing loads a model but a new start
+                    self._spaces.leave_to_words(tenant_id, error.detail)
+                    self._moving.discard(tenant_id)
+                except (StratamemError, OSError, MemoryError) as error:
+                    self.failure = f"the vectors of another embedding model can't be read: {error}"
+                    await asyncio.sleep(_TRY_AGAIN)
+
+    async def _move(self, tenant_id: str) -> None:
+        """Raises EmbedderUnavailable where the new model is not loaded: the old vectors serve on, with no new ones."""
+        async with self._storage.read() as tx:
+            space = await tx.spaces.of(tenant_id)
+        embedder = None if space is None else self._spaces.embedder(space)
+        if space is None or embedder is None:
+            raise EmbedderUnavailable(
+                f"the texts were embedded anew, in the space {space}, whose model is not loaded here: what is new is"
+                " found by its words until this process starts with the STRATAMEM_EMBEDDER of the others"
+            )
+        if space == self._spaces.of(tenant_id).space:
+            self._spaces.serve(tenant_id, space)
+            return
+        async with self._tenants.using(tenant_id) as tenant:
+            home = replace(tenant.home, space=space, dimensions=embedder.dimensions)
+            await rebuild_vectors(tenant, home=home, exchanged=lambda: self._spaces.serve(tenant_id, space))
+
     async def _follow(self) -> bool:
         """Brings every open tenant up to date, and drops the files of closed ones that something was purged from.
 
@@ -246,6 +284,7 @@ class LongTermTier:
         while True:
             async with self._storage.read() as tx:
                 changes = await tx.changes.after(self._position, limit=PAGE)
+            self._moving |= {change.tenant_id for change in changes if change.kind is ChangeKind.SPACE}
             for tenant_id in {change.tenant_id for change in changes}:
                 if any(change.tenant_id == tenant_id and change.kind in _REMOVALS for change in changes):
                     removed = True
@@ -280,14 +319,15 @@ class LongTermTier:
         return found
 
     def _home(self, tenant_id: str) -> Home:
+        embedder = self._spaces.of(tenant_id)
         # Not the name itself: "." and ".." are tenants like any other.
         folder = self._folder / hashlib.blake2b(tenant_id.encode(), digest_size=16).hexdigest()
         return Home(
             tenant_id=tenant_id,
             folder=folder,
             storage=self._storage,
-            space=self._embedder.space,
-            dimensions=self._embedder.dimensions,
+            space=embedder.space,
+            dimensions=embedder.dimensions,
             vectors=self._vectors,
             lexical=self._lexical,
             settings=self._settings,

@@ -6,7 +6,7 @@ the session's `semantic_version`. A cluster holds segments of one visibility cla
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,12 +20,13 @@ from memory.domain.recall import TierName
 from memory.domain.segments import Cluster, TierSegment
 from memory.domain.sessions import Session
 from memory.ports.jobs import Clock
-from memory.ports.models import Embedder
+from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.base import Candidates, Floats, Question, TierStats
 from memory.tiers.scan import Words, candidates, matching
 from memory.tiers.semantic import policy, room
 from memory.tiers.semantic.arranging import Rearrangement, doubts, rearrangement
+from memory.tiers.semantic.held import Held, sums_of, version_of
 from memory.tiers.semantic.room import Departure
 from memory.tiers.semantic.settings import SemanticSettings
 
@@ -35,23 +36,6 @@ _ARRANGED_EACH_TURN = 1_024
 """Segments of a session up to which its clusters are looked at each time (up to 25 ms); above, at compactions."""
 _PASSED_BY = 2
 """What is older than so many times the tier's turns has no chance to stay: it is not clustered at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """One session in memory. centroids: [c, 256]; members: the segments' vectors, float16 [n, d]; of_cluster: int [n].
-
-    As they are stored, members take less room than as float32 in 256 dimensions, and their cosines are exact.
-
-    version: of all the sessions that it was made of.
-    """
-
-    version: tuple[object, ...]
-    audiences: tuple[str, ...]
-    centroids: Floats
-    items: NDArray[np.int64]
-    members: NDArray[np.float16]
-    of_cluster: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +53,27 @@ class SemanticTier:
     holds: ClassVar = "segments of recent turns, clustered in 256 dimensions"
     bound: ClassVar = "semantic_turns' worth of segments, at most 2,048 centroids a session"
 
-    def __init__(self, *, storage: Storage, embedder: Embedder, settings: SemanticSettings, clock: Clock) -> None:
+    def __init__(self, *, storage: Storage, spaces: Spaces, settings: SemanticSettings, clock: Clock) -> None:
         self._storage = storage
-        self._embedder = embedder
+        self._spaces = spaces
         self._settings = settings
         self._clock = clock
-        self._projection: Floats | None = None
-        self._cached: OrderedDict[int, _Held] = OrderedDict()
+        self._projections: dict[int, Floats] = {}
+        self._cached: OrderedDict[int, Held] = OrderedDict()
 
     async def absorb(self, tenant_id: str, session_key: int | None = None) -> int:
         """Clusters the next segments of the session that it has not seen, a page at a time: 0 when there are none.
 
         What is much too old to stay is passed by.
         """
-        if session_key is None:
-            return 0
+        return await _repeated(self._absorbed, tenant_id, session_key)
+
+    async def _absorbed(self, tenant_id: str, session_key: int) -> int | None:
+        """None: somebody changed the clusters meanwhile."""
+        space = self._spaces.of(tenant_id).space
         async with self._storage.read() as tx:
             session = (await tx.sessions.by_keys([session_key])).get(session_key)
-            new = await tx.segments.newest(session_key, self._embedder.space, _PAGE) if session else []
+            new = await tx.segments.newest(session_key, space, _PAGE) if session else []
             known = await tx.clusters.of_session(session_key) if new else []
         if session is None or not new:
             return 0
@@ -99,8 +86,10 @@ class SemanticTier:
             free -= len(plan.after.sums) - len(clusters)
             plans.append((audience, plan))
         async with self._storage.write() as tx:
+            if not await _still_in(tx, tenant_id, space):
+                return 0
             if not await self._unchanged(tx, session):
-                return await self.absorb(tenant_id, session_key)
+                return None
             passed = [segment for segment in new if segment.turn <= oldest]
             await tx.segments.hold({segment.segment_key: None for segment in passed})
             await tx.moves.add(tenant_id, room.passed_by(session_key, passed), self._clock.now())
@@ -112,7 +101,7 @@ class SemanticTier:
     async def recall(self, question: Question) -> Candidates:
         """Probes the nearest centroids of each session in scope, then compares their members."""
         scope = question.scope
-        vector = await question.vector()
+        vector = await question.vector() if question.space == self._spaces.of(scope.tenant_id).space else None
         async with self._storage.read() as tx:
             keys = scope.session_keys
             if keys is None:
@@ -133,13 +122,16 @@ class SemanticTier:
 
     async def evict(self, tenant_id: str, session_key: int | None = None) -> int:
         """LRU and similarity: beyond `semantic_turns`' worth of segments, the least valuable leave."""
-        if session_key is None:
-            return 0
+        return await _repeated(self._evicted, tenant_id, session_key)
+
+    async def _evicted(self, tenant_id: str, session_key: int) -> int | None:
+        """None: somebody changed the clusters meanwhile."""
+        space = self._spaces.of(tenant_id).space
         async with self._storage.read() as tx:
             session = (await tx.sessions.by_keys([session_key])).get(session_key)
             if session is None:
                 return 0
-            held = await tx.segments.held(session_key, self._embedder.space)
+            held = await tx.segments.held(session_key, space)
             clusters = await tx.clusters.of_session(session_key)
             capacity = await self._capacity(tx, session)
         gone = await asyncio.to_thread(self._departures, session, held, capacity)
@@ -147,8 +139,10 @@ class SemanticTier:
             return 0
         changed = await asyncio.to_thread(self._without, clusters, [one.segment for one in gone])
         async with self._storage.write() as tx:
+            if not await _still_in(tx, tenant_id, space):
+                return 0
             if not await self._unchanged(tx, session):
-                return await self.evict(tenant_id, session_key)
+                return None
             await tx.segments.hold({one.segment.segment_key: None for one in gone})
             await tx.moves.add(tenant_id, room.leaves(session_key, gone), self._clock.now())
             await tx.clusters.set({key: value for key, value in changed.items() if value[1] > 0})
@@ -166,7 +160,8 @@ class SemanticTier:
                 session = (await tx.sessions.by_keys([session_key])).get(session_key)
                 if session is None:
                     return 0
-                held = await tx.segments.held(session_key, self._embedder.space)
+                space = self._space_of(session)
+                held = await tx.segments.held(session_key, space)
                 clusters = await tx.clusters.of_session(session_key)
             if len(held) > _ARRANGED_EACH_TURN and not compacted:
                 return 0
@@ -174,6 +169,8 @@ class SemanticTier:
             if not found:
                 return 0
             async with self._storage.write() as tx:
+                if not await _still_in(tx, session.tenant_id, space):
+                    return 0
                 if await self._unchanged(tx, session):
                     return await self._write(tx, session_key, found)
 
@@ -181,7 +178,7 @@ class SemanticTier:
         self, tx: UnitOfWork, session: Session, policy_name: PolicyName, capacity: int | None
     ) -> tuple[list[TierSegment], int, list[Departure]]:
         """What is held of the session's own, how many segments it may be, and which would go now; nothing changes."""
-        held = await tx.segments.held(session.session_key, self._embedder.space)
+        held = await tx.segments.held(session.session_key, self._space_of(session))
         most = await self._capacity(tx, session) if capacity is None else capacity
         return held, most, await asyncio.to_thread(self._departures, session, held, most, policy_name)
 
@@ -194,7 +191,7 @@ class SemanticTier:
         async with self._storage.read() as tx:
             counts = await tx.segments.counts(tenant_id)
             clusters = await tx.clusters.count(tenant_id)
-        size = counts["held"] * self._embedder.dimensions * 2
+        size = counts["held"] * self._spaces.of(tenant_id).dimensions * 2
         return TierStats(
             counts["held"], size, counts["pending"], {"clusters": clusters, "segments": counts["segments"]}
         )
@@ -210,8 +207,11 @@ class SemanticTier:
         problems = []
         async with self._storage.read() as tx:
             for session in sessions:
+                space = self._space_of(session)
+                if await tx.spaces.of(session.tenant_id) not in (None, space):
+                    continue  # it has moved to another model, and this process has not yet
                 clusters = await tx.clusters.of_session(session.session_key)
-                held = await tx.segments.held(session.session_key, self._embedder.space)
+                held = await tx.segments.held(session.session_key, space)
                 found = await asyncio.to_thread(doubts, clusters, held, self._projected if centroids else None)
                 problems += [f"session '{session.session_id}': {what} differ from their members" for what in found]
         return problems
@@ -221,7 +221,7 @@ class SemanticTier:
         async with self._storage.write() as tx:
             if await tx.sessions.locked_by_key(session_key) is None:
                 return
-            await tx.segments.unsee(session_key, self._embedder.space)
+            await tx.segments.unsee(session_key, self._spaces.of(tenant_id).space)
             await tx.clusters.remove([cluster.cluster_key for cluster in await tx.clusters.of_session(session_key)])
             await tx.sessions.bump_semantic(session_key)
         while await self.absorb(tenant_id, session_key):
@@ -249,10 +249,11 @@ class SemanticTier:
 
     def _planned(self, known: Sequence[Cluster], new: Sequence[TierSegment], free: int) -> "_Plan":
         """`free`: clusters that the session may have more. A visibility class without any gets one all the same."""
-        before = policy.Clustering(_sums(known, self._width()), np.array([c.size for c in known], np.int64))
+        sums, segments = sums_of(known), self._projected([segment.vector for segment in new])
+        sums, segments = sums if known else segments[:0], segments if new else sums[:0]
         after, joined = policy.assign(
-            before,
-            self._projected([segment.vector for segment in new]),
+            policy.Clustering(sums, np.array([c.size for c in known], np.int64)),
+            segments,
             per_cluster=self._settings.segments_per_cluster,
             most=max(1, len(known) + free),
             join_similarity=self._settings.join_similarity,
@@ -265,7 +266,7 @@ class SemanticTier:
         And never more than the clusters are for: agents that talk among themselves make no turns.
         """
         oldest = session.turns - session.semantic_turns
-        worth = await tx.segments.since_turn(session.session_key, self._embedder.space, oldest)
+        worth = await tx.segments.since_turn(session.session_key, self._space_of(session), oldest)
         return min(worth, self._settings.segments_per_cluster * self._settings.max_clusters)
 
     async def _join(self, tx: UnitOfWork, session: Session, audience: str, plan: "_Plan") -> None:
@@ -296,9 +297,9 @@ class SemanticTier:
             changed[key] = ((np.frombuffer(before, "<f4") - vector).tobytes(), size - 1)
         return changed
 
-    async def _held(self, tx: UnitOfWork, session: Session) -> _Held:
+    async def _held(self, tx: UnitOfWork, session: Session) -> Held:
         cached = self._cached.get(session.session_key)
-        version = await _version(tx, session)
+        version = (self._space_of(session), *await version_of(tx, session))
         if cached is None or cached.version != version:
             clusters, segments = await self.holdings(tx, session)
             cached = self._arranged(version, clusters, segments)
@@ -311,11 +312,13 @@ class SemanticTier:
     async def holdings(self, tx: UnitOfWork, session: Session) -> tuple[list[Cluster], list[TierSegment]]:
         """What is held of the session: of its own, and of what a fork inherited.
 
-        A cluster of another session is as the fork sees it: with those of its members that lie before the fork.
+        A cluster of another session is as the fork sees it: with those of its members that lie before the fork. One
+        without members is of another space: the tenant has moved there, and this process has not yet.
         """
-        clusters = await tx.clusters.of_session(session.session_key)
-        segments = await tx.segments.held(session.session_key, self._embedder.space)
-        inherited = await tx.segments.held_elsewhere(session, self._embedder.space)
+        segments = await tx.segments.held(session.session_key, self._space_of(session))
+        known = {segment.cluster_key for segment in segments}
+        clusters = [c for c in await tx.clusters.of_session(session.session_key) if c.cluster_key in known]
+        inherited = await tx.segments.held_elsewhere(session, self._space_of(session))
         if inherited:
             clusters += await asyncio.to_thread(self._as_seen, session.session_key, inherited)
         return clusters, segments + inherited
@@ -332,31 +335,22 @@ class SemanticTier:
 
     def _arranged(
         self, version: tuple[object, ...], clusters: Sequence[Cluster], segments: Sequence[TierSegment]
-    ) -> _Held:
+    ) -> Held:
         place = {cluster.cluster_key: at for at, cluster in enumerate(clusters)}
-        return _Held(
+        return Held(
             version=version,
             audiences=tuple(cluster.audience for cluster in clusters),
-            centroids=policy.unit(_sums(clusters, self._width())),
+            centroids=policy.unit(sums_of(clusters)),
             items=np.array([segment.item for segment in segments], np.int64),
-            members=self._stored([segment.vector for segment in segments]),
+            members=_stored([segment.vector for segment in segments]),
             of_cluster=np.array([place.get(segment.cluster_key or 0, -1) for segment in segments], np.int64),
         )
 
-    def _probe(self, held: _Held, scope: Scope, vector: Floats | None) -> dict[int, float]:
-        """The cosine of each member of the nearest visible centroids, by item."""
+    def _probe(self, held: Held, scope: Scope, vector: Floats | None) -> dict[int, float]:
         if vector is None or not len(held.centroids):
             return {}
-        query = policy.project(vector[None, :], self._onto())[0]
-        visible = np.array([audience in scope.audiences for audience in held.audiences], np.bool_)
-        near = np.where(visible, held.centroids @ query, -np.inf)
-        probed = [at for at in np.argsort(-near)[: self._settings.probes] if visible[at]]
-        chosen = np.flatnonzero(np.isin(held.of_cluster, probed))
-        best: dict[int, float] = {}
-        cosines = held.members[chosen].astype(np.float32) @ vector
-        for item, cosine in zip(held.items[chosen].tolist(), cosines.tolist(), strict=True):
-            best[item] = max(best.get(item, -1.0), cosine)
-        return best
+        query = policy.project(vector[None, :], self._onto(len(vector)))[0]
+        return held.probe(vector, query, scope, self._settings.probes)
 
     def _departures(
         self,
@@ -371,28 +365,33 @@ class SemanticTier:
         return room.departures(held, vectors, last_seq=session.last_seq, capacity=capacity, policy=policy_name)
 
     def _projected(self, vectors: Sequence[bytes]) -> Floats:
-        return policy.project(self._stored(vectors).astype(np.float32), self._onto())
+        if not vectors:
+            return np.zeros((0, 0), np.float32)
+        stored = _stored(vectors)
+        return policy.project(stored.astype(np.float32), self._onto(stored.shape[1]))
 
-    def _stored(self, vectors: Sequence[bytes]) -> NDArray[np.float16]:
-        return np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), self._embedder.dimensions)
+    def _onto(self, dimensions: int) -> Floats:
+        if dimensions not in self._projections:
+            self._projections[dimensions] = policy.projection(dimensions)
+        return self._projections[dimensions]
 
-    def _width(self) -> int:
-        return int(self._onto().shape[1])
-
-    def _onto(self) -> Floats:
-        if self._projection is None:
-            self._projection = policy.projection(self._embedder.dimensions)
-        return self._projection
-
-
-async def _version(tx: UnitOfWork, session: Session) -> tuple[object, ...]:
-    if not session.inherited:
-        return (session.semantic_version,)
-    others = await tx.sessions.by_keys({stretch.session_key for stretch in session.lineage.elsewhere})
-    versions = sorted((key, other.semantic_version) for key, other in others.items())
-    return (session.semantic_version, session.inherited, *versions)
+    def _space_of(self, session: Session) -> str:
+        return self._spaces.of(session.tenant_id).space
 
 
-def _sums(clusters: Sequence[Cluster], dimensions: int) -> Floats:
-    raw = b"".join(cluster.centroid for cluster in clusters)
-    return np.frombuffer(raw, "<f4").reshape(len(clusters), dimensions)
+async def _repeated(work: Callable[[str, int], Awaitable[int | None]], tenant_id: str, session_key: int | None) -> int:
+    """Until nobody came between. Never within the unit of work that noticed: the next one would wait for it."""
+    if session_key is None:
+        return 0
+    while (done := await work(tenant_id, session_key)) is None:
+        pass
+    return done
+
+
+async def _still_in(tx: UnitOfWork, tenant_id: str, space: str) -> bool:
+    """Whether the tenant is in this space, and stays there until the unit of work ends."""
+    return await tx.spaces.of(tenant_id, held=True) in (None, space)
+
+
+def _stored(vectors: Sequence[bytes]) -> NDArray[np.float16]:
+    return np.frombuffer(b"".join(vectors), "<f2").reshape(len(vectors), -1) if vectors else np.zeros((0, 0), "<f2")

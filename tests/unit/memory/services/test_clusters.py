@@ -183,9 +183,8 @@ async def test_members_are_compared_in_all_dimensions(settings):
         async def vector():
             return asked
 
-        question = Question(
-            "bread and flour", vector, Scope.of(ME, (await key_of(container),)), Conditions(now=0.0), wanted=10
-        )
+        scope = Scope.of(ME, (await key_of(container),))
+        question = Question("bread and flour", vector, scope, Conditions(now=0.0), 10, wide.embedder.space)
         found = await container.admin._semantic.recall(question)
         assert len(found) == 24
         np.testing.assert_allclose(found.dense, stored[found.seqs - 1] @ asked, atol=1e-5)

@@ -156,3 +156,18 @@ async def test_the_semantic_tier_holds_no_more_than_its_turns_worth(container):
     assert view.tiers.semantic_segments == 10
     assert 1 <= view.tiers.semantic_clusters <= 10
     assert [tier["problems"] for tier in await container.admin.tiers(ME)] == [[], [], []]
+
+
+async def test_workers_that_cluster_one_session_at_once_take_turns(container):
+    """Who finds that another was quicker plans anew, and not within the unit of work in which it noticed."""
+    await say(container, "s", *[f"remark {n} about thing{n % 5}" for n in range(30)])
+    (operation,) = await operations(container)
+    await container.consolidation.consolidate(operation.operation_id)
+    await container.consolidation.embed(operation.operation_id)
+    tier, key = container.reembedding._semantic, operation.session_key
+    async with asyncio.timeout(20):
+        done = await asyncio.gather(*(tier.absorb("default", key) for _ in range(4)))
+    assert sum(done) == 30
+    async with container.storage.read() as tx:
+        sessions = list((await tx.sessions.by_keys([key])).values())
+    assert await tier.differences(sessions) == []

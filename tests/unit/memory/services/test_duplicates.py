@@ -99,7 +99,7 @@ async def test_two_workers_that_both_have_the_job_mark_one_of_two(world, databas
         (operation,) = await tx.operations.page("acme", states=UNFINISHED, after_id=None, limit=9)
     await world.consolidation.consolidate(operation.operation_id)
     await world.consolidation.embed(operation.operation_id)
-    other = Duplicates(database.open(), world.embedder.space, world.clock, LEASE, 0.9)
+    other = Duplicates(database.open(), world.spaces, world.clock, LEASE, 0.9)
     await asyncio.gather(world.duplicates.compare(operation), other.compare(operation))
     assert await repeated(world, *ids) == [None, ids[0]]
 

@@ -8,6 +8,7 @@ from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.operations import UNFINISHED
 from memory.domain.principals import Principal
 from memory.ports.storage import Storage
+from memory.services.clusters import Clusters
 from memory.services.consolidation import Consolidation
 from memory.services.duplicates import Duplicates
 from memory.services.forgetting import Forgetting
@@ -15,8 +16,12 @@ from memory.services.history import History
 from memory.services.memories import Memories
 from memory.services.policies import Policies
 from memory.services.secrets import TenantSecrets
+from memory.services.spaces import TenantSpaces
+from memory.services.summaries import Summaries
 from memory.services.usage import Usage
 from memory.testing import SettableClock, WordHashEmbedder, WordTokenizer
+from memory.tiers.semantic.settings import SemanticSettings
+from memory.tiers.semantic.tier import SemanticTier
 
 ME = Principal("acme", agent_id="ann")
 LEASE = timedelta(minutes=1)
@@ -28,6 +33,12 @@ def memory(text, **options):
 
 
 @dataclass
+class Models:
+    embedder: WordHashEmbedder
+    tokenizer: WordTokenizer
+
+
+@dataclass
 class World:
     storage: Storage
     clock: SettableClock = field(default_factory=SettableClock)
@@ -36,6 +47,7 @@ class World:
 
     def __post_init__(self):
         secrets, tokenizer = TenantSecrets(self.storage, self.clock), WordTokenizer()
+        self.spaces = TenantSpaces(Models(self.embedder, tokenizer))
         self.jobs = RecordingQueue()
         self.usage = Usage(self.storage, self.clock)
         self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock, self.usage)
@@ -43,24 +55,25 @@ class World:
         self.forgetting = Forgetting(storage=self.storage, tiers=(), jobs=self.jobs, clock=self.clock, lease=LEASE)
         self.policies = Policies(
             storage=self.storage,
-            space=self.embedder.space,
+            spaces=self.spaces,
             forgetting=self.forgetting,
             usage=self.usage,
             jobs=self.jobs,
             clock=self.clock,
             lease=LEASE,
         )
-        self.duplicates = Duplicates(self.storage, self.embedder.space, self.clock, LEASE, 0.9)
+        self.duplicates = Duplicates(self.storage, self.spaces, self.clock, LEASE, 0.9)
+        semantic = SemanticTier(storage=self.storage, spaces=self.spaces, settings=SemanticSettings(), clock=self.clock)
         self.consolidation = Consolidation(
             storage=self.storage,
-            embedder=self.embedder,
-            tokenizer=tokenizer,
+            spaces=self.spaces,
             tiers=(),
             jobs=self.jobs,
             secrets=secrets,
             clock=self.clock,
             lease=LEASE,
             duplicates=self.duplicates,
+            clusters=Clusters(self.storage, semantic, Summaries(self.storage, str.split), str.split),
         )
 
     async def add(self, *texts, **options):
