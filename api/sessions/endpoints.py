@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api import purges
-from api.deps import App, IfMatch, PageParameters, Reader, SessionId, Trailing, Writer
+from api.deps import App, IfMatch, PageParameters, Reader, SessionId, Spending, Trailing, Writer
 from api.errors import problems
 from api.memories.schemas import AddedMemory
 from api.operations.schemas import OperationAnswer
@@ -56,13 +56,20 @@ async def fork(
     responses=problems(404, 409),
 )
 async def summarise(
-    app: App, caller: Writer, session_id: SessionId, response: Response, body: SummariseSession | None = None
+    app: App,
+    caller: Writer,
+    session_id: SessionId,
+    response: Response,
+    spent: Spending,
+    body: SummariseSession | None = None,
 ) -> AddedMemory:
     """A memory of kind `summary` with the events that it was made of (`source`): it goes when they are purged.
 
     Made of the key sentences of what the semantic tier holds, session-visible text only.
     """
-    added = await app.abstracts.write(caller, session_id, (body or SummariseSession()).words)
+    abstract = await app.abstracts.write(caller, session_id, (body or SummariseSession()).words)
+    spent.tokens(abstract.tokens)
+    added = abstract.added
     response.headers["ETag"] = added.memory.etag
     response.headers["Location"] = f"/v1/memories/{added.memory.memory_id}"
     return AddedMemory.of(added)

@@ -6,6 +6,7 @@ that it was made of is purged.
 
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from memory.domain.agents import AgentRole
 from memory.domain.errors import GeneratorUnavailable, NoModelConfigured, NothingSaid
@@ -30,6 +31,14 @@ _INSTRUCTION = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Abstract:
+    """`tokens`: that the model read and wrote for it."""
+
+    added: Added
+    tokens: int
+
+
 class Abstracts:
     def __init__(
         self,
@@ -45,7 +54,7 @@ class Abstracts:
         self._clusters = clusters
         self._memories = memories
 
-    async def write(self, principal: Principal, session_id: str, words: int) -> Added:
+    async def write(self, principal: Principal, session_id: str, words: int) -> Abstract:
         """Of session-visible text, and visible to the session.
 
         Raises NoModelConfigured, NotFound, Forbidden, NothingSaid, GeneratorUnavailable.
@@ -70,13 +79,14 @@ class Abstracts:
             share_group=WHOLE_TENANT,
             prepared=begun,
         )
-        text = storable(await _written(self._generator, prompt)).strip()
+        written, tokens = await _written(self._generator, prompt)
+        text = storable(written).strip()
         if not text:
             raise GeneratorUnavailable("the model wrote nothing: try again, or ask for other words")
         source = MemorySource(session_id, tuple(dict.fromkeys(note.event_id for note in read)))
         memory = NewMemory(text, MemoryKind.SUMMARY, MemoryVisibility.SESSION, session_id=session_id, source=source)
         (added,) = await self._memories.add(principal, [memory], session_key=session.session_key)
-        return added
+        return Abstract(added, tokens)
 
     async def _fitting(
         self, generator: Generator, notes: Sequence[KeySentence], fewer: Sequence[KeySentence], words: int
@@ -95,8 +105,10 @@ class Abstracts:
         raise NothingSaid("nothing that the model could read is in the semantic tier yet: is the session indexed?")
 
 
-async def _written(generator: Generator, prompt: Prompt) -> str:
+async def _written(generator: Generator, prompt: Prompt) -> tuple[str, int]:
+    """The text, and the tokens that it took."""
     said: list[str] = []
+    tokens = 0
     async with aclosing(generator.generate(prompt)) as chunks:
         async for chunk in chunks:
             if isinstance(chunk, Delta):
@@ -104,5 +116,6 @@ async def _written(generator: Generator, prompt: Prompt) -> str:
             elif isinstance(chunk, Finished):
                 if chunk.reason is Finish.CANCELLED:
                     raise GeneratorUnavailable("the answer was broken off: try again")
+                tokens = chunk.usage.prompt_tokens + chunk.usage.completion_tokens
                 break
-    return "".join(said)
+    return "".join(said), tokens

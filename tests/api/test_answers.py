@@ -10,6 +10,7 @@ from memory.domain.errors import NotFound, PreconditionFailed, SequenceConflict,
 from memory.domain.events import Appended, EventVisibility, Role
 from memory.domain.memories import MemoryVisibility
 from memory.domain.operations import Operation, OperationKind, OperationState, Progress, Receipt
+from memory.services.abstracts import Abstract
 from memory.services.keeping import Added
 
 NOON = "2026-03-31T12:00:00Z"
@@ -98,7 +99,7 @@ def test_a_fork_of_another_shape_is_refused(client: Any, body: dict[str, Any]) -
 
 
 def test_a_summary_is_answered_as_the_memory_that_it_is(client: Any, container: Any, make: Any) -> None:
-    container.abstracts.answers["write"] = Added(make.memory(), deduplicated=False)
+    container.abstracts.answers["write"] = Abstract(Added(make.memory(), deduplicated=False), 50)
     answer = client.post("/v1/sessions/s1/summary")
     assert (answer.status_code, answer.headers["location"]) == (201, f"/v1/memories/{answer.json()['memory_id']}")
     assert container.abstracts.last[1][1:] == ("s1", 150)

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from memory.domain.principals import ALL_SCOPES
 from memory.domain.quotas import Resource
+from memory.services.abstracts import Abstract
 from memory.services.keeping import Added
 from memory.services.settings import LimitSettings
 from memory.settings import Settings
@@ -26,6 +27,7 @@ def limited(make: Any, tmp_path: Any) -> Iterator[Callable[..., Any]]:
         container = make.container(Settings(data_dir=tmp_path, limits=LimitSettings(**limits), _env_file=None))
         container.sessions.answers = {"page": []}
         container.events.answers = {"append": make.appended}
+        container.abstracts.answers = {"write": Abstract(Added(make.memory(), deduplicated=False), 50)}
         container.memories.answers = {"add": [Added(make.memory(), deduplicated=False), Added(make.memory(2), True)]}
         made = asyncio.run(container.keys.create("acme", ALL_SCOPES))
         headers = {"Authorization": f"Bearer {made.token}"}
@@ -88,6 +90,7 @@ def test_bytes_are_counted_as_they_come(limited: Any) -> None:
     [
         ("/v1/sessions/s/events", EVENT, 2),
         ("/v1/memories", {"memories": [{"text": "x", "kind": "fact"}]}, 7),
+        ("/v1/sessions/s/summary", {}, 50),
     ],
 )
 def test_tokens_that_are_kept_are_charged(limited: Any, path: str, body: Any, tokens: int) -> None:

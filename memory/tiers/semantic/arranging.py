@@ -57,13 +57,15 @@ def rearrangement(
 
 
 def doubts(
-    clusters: Sequence[Cluster], held: Sequence[TierSegment], projected: Callable[[Sequence[bytes]], Floats]
+    clusters: Sequence[Cluster], held: Sequence[TierSegment], projected: Callable[[Sequence[bytes]], Floats] | None
 ) -> list[str]:
-    """What the rows of clusters say that their members do not."""
+    """What the rows of clusters say that their members do not. `projected` None: centroids are not looked at."""
     found = []
     sizes = Counter(segment.cluster_key for segment in held)
     if sizes != Counter({cluster.cluster_key: cluster.size for cluster in clusters}):
         found.append("cluster sizes")
+    if projected is None:
+        return found
     stored = {cluster.cluster_key: cluster.centroid for cluster in clusters}
     of = np.array([segment.cluster_key or 0 for segment in held], np.int64)
     labels, totals = sums(projected([segment.vector for segment in held]), of)

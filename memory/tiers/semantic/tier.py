@@ -197,12 +197,12 @@ class SemanticTier:
         )
 
     async def verify(self, tenant_id: str) -> list[str]:
-        """Of the newest sessions: all of them are an operation of minutes."""
+        """Of the newest sessions, without their centroids: all of that is an operation of minutes."""
         async with self._storage.read() as tx:
             newest = await tx.sessions.page(tenant_id, after_key=None, limit=self._settings.cached_sessions)
-        return await self.differences(newest)
+        return await self.differences(newest, centroids=False)
 
-    async def differences(self, sessions: Sequence[Session]) -> list[str]:
+    async def differences(self, sessions: Sequence[Session], *, centroids: bool = True) -> list[str]:
         """What is wrong with the clusters of these sessions, in words."""
         problems = []
         async with self._storage.read() as tx:
@@ -212,7 +212,7 @@ class SemanticTier:
                     continue  # it has moved to another model, and this process has not yet
                 clusters = await tx.clusters.of_session(session.session_key)
                 held = await tx.segments.held(session.session_key, space)
-                found = await asyncio.to_thread(doubts, clusters, held, self._projected)
+                found = await asyncio.to_thread(doubts, clusters, held, self._projected if centroids else None)
                 problems += [f"session '{session.session_id}': {what} differ from their members" for what in found]
         return problems
 

@@ -40,7 +40,9 @@ def served(container, model):
 async def test_the_summary_is_a_memory_that_names_its_events(container, abstracts, model):
     await say(container, "s", *TRIP)
     await work(container)
-    added = (await abstracts.write(ME, "s", 50)).memory
+    written = await abstracts.write(ME, "s", 50)
+    added = written.added.memory
+    assert written.tokens == await model.count(model.prompts[0].messages) + 4
     assert (added.text, added.kind, added.visibility) == (
         "They go to Bergen.",
         MemoryKind.SUMMARY,
@@ -67,7 +69,7 @@ async def test_what_is_private_is_never_read(container, abstracts, model):
 async def test_it_goes_when_the_session_is_purged(container, abstracts):
     await say(container, "s", *TRIP)
     await work(container)
-    added = (await abstracts.write(ME, "s", 50)).memory
+    added = (await abstracts.write(ME, "s", 50)).added.memory
     await container.forgetting.purge_session(ME, "s")
     with pytest.raises(NotFound):
         await container.memories.get(ME, added.memory_id)
@@ -136,4 +138,4 @@ async def test_asked_for_twice_at_once_it_is_kept_once(container, abstracts):
     await say(container, "s", *TRIP)
     await work(container)
     both = await asyncio.gather(*(abstracts.write(ME, "s", 50) for _ in range(2)))
-    assert len({added.memory.memory_id for added in both}) == 1
+    assert len({written.added.memory.memory_id for written in both}) == 1

@@ -76,6 +76,7 @@ def test_a_sum_that_has_drifted_is_written_anew():
     drifted = Cluster(3, 1, "session", (4.02 * axis(0)).astype(np.float32).tobytes(), 4)
     known = [drifted, cluster(5, 1, 1, 1, 1)]
     assert doubts(known, held, projected) == ["centroids"]
+    assert doubts(known, held, None) == []
     found = rearrangement(known, held, projected, SETTINGS)
     assert found.changed == {3: (cluster(3, *[0] * 4).centroid, 4)}
 
