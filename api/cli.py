@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from api import logs
+from api.doctor import doctor
 from api.keys import commands as keys
 from api.start import explained, prepare_data_folder
 from api.terminal import DataDir, fail, one_line_errors, out, settings_of
@@ -20,6 +21,7 @@ from memory.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Stratamem: a memory service for agents.")
 app.add_typer(keys.app, name="keys")
+app.command()(doctor)
 
 
 @app.command()

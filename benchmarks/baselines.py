@@ -35,7 +35,7 @@ class Baselines:
 
     def prepare(self, task: Task, progress: Callable[[int], None]) -> None:
         """Computes and stores the vectors of a task."""
-        texts = [segment for item in task.items for segment in self._cut(item.event["content"])]
+        texts = [segment for item in task.items for segment in self.cut(item.event["content"])]
         self._embedder.embed(texts + [query["text"] for query in task.queries], progress)
 
     def answer(self, task: Task, places: int, answers: Answers) -> None:
@@ -50,7 +50,7 @@ class Baselines:
 
     def _dense(self, task: Task) -> Floats:
         """[queries, items]"""
-        segments = [self._cut(item.event["content"]) for item in task.items]
+        segments = [self.cut(item.event["content"]) for item in task.items]
         queries = [query["text"] for query in task.queries]
         vectors = self._embedder.embed([s for cut_ in segments for s in cut_] + queries)
         best = np.full((len(queries), len(segments)), -np.inf, np.float32)
@@ -60,7 +60,7 @@ class Baselines:
                 best[:, place] = (asked @ np.stack([vectors[s] for s in cut_]).T).max(1)
         return best
 
-    def _cut(self, text: str) -> list[str]:
+    def cut(self, text: str) -> list[str]:
         if text not in self._segments:
             spans = cut(text, self._embedder.models.tokenizer.spans(text))
             self._segments[text] = [text[span.start : span.end] for span in spans]

@@ -20,6 +20,9 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from api.cli import app
+from memory.bootstrap import checkup
+from memory.services.health import HealthState
+from memory.settings import Settings
 from tests.unit.memory.adapters.identity.issuer import AUDIENCE, issuing
 
 ROOT = Path(__file__).parents[2]
@@ -229,3 +232,17 @@ def test_it_serves_and_stops_cleanly_within_ten_seconds(number: signal.Signals) 
         assert time.monotonic() - asked < 10
     with serving() as (_process, url):
         assert httpx.get(f"{url}/v1/sessions/demo").json()["event_count"] == 1
+
+
+def test_the_doctor_says_what_is_broken_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def well(settings: Settings) -> checkup.Finding:
+        return checkup.Finding("embedder", HealthState.OK, "well")
+
+    monkeypatch.setitem(checkup.CHECKS, "embedder", well)  # loading the model is what `serve` is tested for
+    assert run("doctor").exit_code == 0
+    monkeypatch.setenv("STRATAMEM_HOST", "0.0.0.0")
+    told = run("doctor")
+    assert told.exit_code == 1
+    assert "stratamem keys create" in told.stdout
+    findings = json.loads(run("doctor", "--json").stdout)["findings"]
+    assert {one["name"]: one["state"] for one in findings}["keys"] == "down"

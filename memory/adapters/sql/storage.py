@@ -28,7 +28,7 @@ from memory.adapters.sql.failures import translated
 from memory.adapters.sql.keys import SqlKeys, SqlTenants
 from memory.adapters.sql.leftovers import Leftovers
 from memory.adapters.sql.memories import SqlMemories
-from memory.adapters.sql.migrate import upgrade
+from memory.adapters.sql.migrate import newest, upgrade
 from memory.adapters.sql.moves import SqlMoves
 from memory.adapters.sql.operations import SqlOperations
 from memory.adapters.sql.segments import SqlSegments
@@ -103,6 +103,15 @@ class SqlStorage:
         """Brings the schema to the newest version."""
         with translated():
             await upgrade(self._engine)
+
+    async def schema(self) -> tuple[str | None, str]:
+        """The revision that the database has (None: no tables yet), and the newest one."""
+        with translated():
+            async with self._engine.connect() as connection:
+                known = await connection.run_sync(lambda opened: sa.inspect(opened).has_table("alembic_version"))
+                query = sa.text("SELECT version_num FROM alembic_version")
+                found = (await connection.execute(query)).scalar_one_or_none() if known else None
+        return found, newest()
 
     async def ping(self) -> None:
         with translated():

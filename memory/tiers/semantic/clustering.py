@@ -49,9 +49,10 @@ def arranged(segments: Floats, of: Labels, *, count: int) -> Labels:
     """
     if not len(segments):
         return of.copy()
-    now = _settled(segments, of)
+    now, highest = _settled(segments, of), int(of.max())
     while True:
-        changed = _reshaped(segments, now, count)
+        highest = max(highest, int(now.max()))  # the label of a cluster that is gone is not given out again
+        changed = _reshaped(segments, now, count, highest)
         if changed is None:
             return now
         changed = _settled(segments, changed)
@@ -129,21 +130,26 @@ def _moves(segments: Floats, of: Labels, held: Floats) -> list[tuple[int, int]]:
     return found
 
 
-def _reshaped(segments: Floats, of: Labels, count: int) -> Labels | None:
-    """With the number of clusters nearer to `count`; when it is right, with what gains by a split and a merger."""
+def _reshaped(segments: Floats, of: Labels, count: int, highest: int) -> Labels | None:
+    """With the number of clusters nearer to `count`; when it is right, with what gains by a split and a merger.
+
+    New labels count on from the `highest`. None: there is nothing to gain.
+    """
     labels, held = sums(segments, of)
     surplus = len(labels) - count
     if surplus > 0:
-        return _applied(of, [], _disjoint(_mergers(labels, held, of))[:surplus])
+        return _applied(of, [], _disjoint(_mergers(labels, held, of))[:surplus], highest)
     if surplus < 0:
         splits = sorted(_splits(segments, of, labels, held, _WORTH), key=lambda split: -split.gain)
-        return _applied(of, splits[:-surplus], []) if splits else None
+        return _applied(of, splits[:-surplus], [], highest) if splits else None
     mergers = _mergers(labels, held, of)
     if not mergers:
         return None
     splits = sorted(_splits(segments, of, labels, held, mergers[0].cost + _WORTH), key=lambda split: -split.gain)
     chosen = _exchanges(splits, mergers)
-    return _applied(of, [split for split, _ in chosen], [merger for _, merger in chosen]) if chosen else None
+    if not chosen:
+        return None
+    return _applied(of, [split for split, _ in chosen], [merger for _, merger in chosen], highest)
 
 
 def _exchanges(splits: Sequence[_Split], mergers: Sequence[_Merger]) -> list[tuple[_Split, _Merger]]:
@@ -162,9 +168,9 @@ def _exchanges(splits: Sequence[_Split], mergers: Sequence[_Merger]) -> list[tup
     return found
 
 
-def _applied(of: Labels, splits: Sequence[_Split], mergers: Sequence[_Merger]) -> Labels:
+def _applied(of: Labels, splits: Sequence[_Split], mergers: Sequence[_Merger], highest: int) -> Labels:
     after = of.copy()
-    for label, split in enumerate(splits, start=int(of.max()) + 1):
+    for label, split in enumerate(splits, start=highest + 1):
         after[split.members[split.apart]] = label
     for merger in mergers:
         after[of == merger.label] = merger.into

@@ -16,6 +16,11 @@ from memory.tiers.economy import SEGMENT
 from memory.tiers.eviction import Leaving, Pieces, leaving
 from memory.tiers.semantic.policy import importance
 
+_NEAR = 8
+"""Segments on either side, about, that a use tells of: eight short events, or the next long one."""
+_OF_A_NEIGHBOUR = 0.5
+"""Of a use of the next event, so much counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Departure:
@@ -46,18 +51,41 @@ def departures(
 
 def _pieces(segments: Sequence[TierSegment], vectors: Floats, last_seq: int, capacity: int) -> Pieces:
     seqs, used = _numbers([s.seq for s in segments]), _numbers([s.used_seq for s in segments])
+    uses = _numbers([s.uses for s in segments])
     classes = [SHARED, *sorted({s.audience for s in segments} - {SHARED})]
+    audiences = _numbers([classes.index(s.audience) for s in segments])
     # Disuse is known in events of the log; a full tier spans so many of them, as long as what it holds.
     tierful = capacity * len(np.unique(seqs)) / max(1, len(segments))
     return Pieces(
         idle=np.maximum(0, last_seq - used) / max(1.0, tierful),
-        uses=_numbers([s.uses for s in segments]),
+        uses=uses,
+        around=_around(seqs, uses, audiences),
         importance=importance(_numbers([s.characters for s in segments])),
         costs=np.full(len(segments), SEGMENT.per_byte),
         protected=seqs >= last_seq,
-        audiences=_numbers([classes.index(s.audience) for s in segments]),
+        audiences=audiences,
         vectors=vectors,
     )
+
+
+def _around(seqs: NDArray[np.int64], uses: NDArray[np.int64], audiences: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What was recalled tells of the events around it, the less the further off: they are of one subject.
+
+    Only of what everybody sees who sees the segment: uses of private events stay among those.
+    """
+    around = np.zeros(len(seqs), np.float64)
+    near = max(1, round(_NEAR * len(np.unique(seqs)) / max(1, len(seqs))))
+    for audience in np.unique(audiences):
+        telling = (audiences == 0) | (audiences == audience)
+        events, place = np.unique(seqs[telling], return_inverse=True)
+        most = np.zeros(len(events), np.float64)
+        np.maximum.at(most, place, uses[telling])
+        own = audiences == audience
+        for distance in (*range(-near, 0), *range(1, near + 1)):
+            at = np.minimum(np.searchsorted(events, seqs[own] + distance), len(events) - 1)
+            there = events[at] == seqs[own] + distance
+            around[own] += np.where(there, most[at], 0.0) * _OF_A_NEIGHBOUR / abs(distance)
+    return around
 
 
 def _numbers(values: Sequence[int]) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ def pieces(n, **given_):
     values = {
         "idle": np.zeros(n),
         "uses": np.zeros(n),
+        "around": np.zeros(n),
         "importance": np.zeros(n),
         "costs": np.ones(n),
         "protected": np.zeros(n),
@@ -42,6 +43,7 @@ def any_pieces(draw, least=0, most=40):
         n,
         idle=rng.exponential(1.0, n) * rng.integers(0, 2, n),
         uses=rng.integers(0, 5, n),
+        around=rng.random(n),
         importance=rng.random(n),
         costs=rng.choice([0.001, 1.0], n),
         protected=rng.random(n) < draw(st.sampled_from([0, 0.3, 1])),
@@ -56,6 +58,17 @@ def test_the_longest_unused_goes_first():
 
 def test_an_old_but_often_used_piece_stays():
     assert places(leaving(pieces(2, uses=[20, 0], idle=[1.0, 0.5]), 1)) == [1]
+
+
+def test_what_was_used_around_a_piece_speaks_for_it_but_not_with_lfu():
+    held = pieces(3, around=[0.0, 2.0, 0.0], idle=[0.2, 0.4, 0.2])
+    assert places(leaving(held, 2)) == [0, 2]
+    assert places(leaving(held, 1, PolicyName.LFU)) == [1]
+
+
+def test_beyond_a_tierful_disuse_counts_ever_less():
+    recency, *_ = base_parts(pieces(5, idle=[0.0, 0.5, 1.0, np.e, 10.0]))
+    assert recency == pytest.approx([0.0, -0.5, -1.0, -2.0, -1 - np.log(10)])
 
 
 def test_an_important_piece_stays():

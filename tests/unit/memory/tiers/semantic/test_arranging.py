@@ -19,7 +19,7 @@ def axis(at):
 
 
 def segment(key, at, cluster, audience="session"):
-    return TierSegment(key, 2 * key, key, key, audience, axis(at).tobytes(), cluster, 0, 0.0, key, 3)
+    return TierSegment(key, 2 * key, key, key, audience, axis(at).tobytes(), cluster, 0, 0.0, key, 100)
 
 
 def cluster(key, *axes, audience="session"):

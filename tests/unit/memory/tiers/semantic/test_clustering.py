@@ -118,6 +118,18 @@ def test_a_subject_that_was_torn_apart_is_merged_and_two_that_were_one_are_split
     assert alike(clustering.arranged(segments, wrong, count=4), of)
 
 
+def test_the_label_of_a_cluster_that_was_merged_away_is_not_given_out_again():
+    segments, of = subjects(8)
+    segments[of == 3] = np.eye(1, 32, 3)  # doubles: putting them together costs nothing, so that comes first
+    labels = np.choose(of, [1, 2, 2, 3])
+    labels[of == 3] = np.where(np.arange(8) % 2, 3, 9)
+    labels[of == 0] = np.where(np.arange(8) % 2, 1, 8)
+    after = clustering.arranged(segments, labels, count=4)
+    assert alike(after, of)
+    assert 9 not in after
+    assert after.max() == 10
+
+
 def test_when_members_have_left_what_remains_is_merged():
     segments, of = subjects(8)
     apart = np.arange(len(segments))

@@ -52,8 +52,21 @@ def test_of_equal_segments_the_oldest_goes():
 
 
 def test_a_segment_that_was_used_lately_stays():
-    held = [segment(1, uses=2, used_seq=LAST - 1), segment(2), segment(3)]
-    assert seqs(departures(held, 2)) == [2]
+    held = [segment(1, uses=2, used_seq=LAST - 1), segment(20), segment(30)]
+    assert seqs(departures(held, 2)) == [20]
+
+
+def test_a_use_speaks_for_the_events_around_it_the_less_the_further_off():
+    held = [segment(seq, uses=4 if seq == 20 else 0, used_seq=LAST - 1) for seq in (2, 11, 12, 19, 20, 21, 28, 29)]
+    gone = departures(held, 1)
+    use = {one.segment.seq: one.decision.parts.use for one in gone if one.decision.parts is not None}
+    assert use[19] == use[21] > use[12] == use[28] > use[11] == use[29] == use[2] == 0
+
+
+def test_uses_of_private_events_speak_for_none_that_others_see():
+    held = [segment(30, uses=9, audience="private:ann"), segment(31), segment(32, audience="private:ann"), segment(33)]
+    use = {one.segment.seq: one.decision.parts.use for one in departures(held, 1) if one.decision.parts is not None}
+    assert use[31] == use[33] == 0 < use[32]
 
 
 def test_a_short_segment_goes_before_a_long_one():
@@ -101,7 +114,7 @@ def test_disuse_counts_in_tierfuls_however_many_segments_an_event_has(per_event,
     gone = departures(held, capacity_events * per_event, vectors)
     oldest = next(one for one in gone if one.segment.seq == 1)
     assert oldest.decision.parts is not None
-    np.testing.assert_allclose(oldest.decision.parts.recency, -(LAST - 1) / capacity_events)
+    np.testing.assert_allclose(oldest.decision.parts.recency, -1 - np.log((LAST - 1) / capacity_events))
 
 
 def test_what_leaves_is_written_down_one_by_one_with_its_parts():
