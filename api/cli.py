@@ -4,9 +4,12 @@ What a command needs is imported when it runs: `stratamem version` does not wait
 """
 
 import asyncio
+import gc
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, NoReturn
 
 import typer
@@ -32,7 +35,7 @@ def serve(
 ) -> None:
     """Start the API, with the workers inside unless STRATAMEM_BROKER_URL names a broker."""
     settings = settings_of(host=host, port=port, data_dir=data_dir)
-    with one_line_errors():
+    with one_line_errors(), _starting():
         from api import serve as service
 
         service.run(settings, lambda url: _announce(settings, url))
@@ -65,7 +68,7 @@ def runtime(
 ) -> None:
     """Start the model runtime as a process of its own: generation, its KV, and embeddings, for any number of APIs."""
     settings = settings_of(runtime_host=host, runtime_port=port, data_dir=data_dir)
-    with one_line_errors():
+    with one_line_errors(), _starting():
         from api import runtime as process
 
         process.run(settings, lambda url: _announce_runtime(settings, url))
@@ -97,6 +100,17 @@ async def _migrate(settings: Settings) -> None:
         await storage.migrate()
     finally:
         await storage.close()
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """No garbage is collected until the service stands and switches it on again: walking the libraries' objects again
+    and again while they are imported is an eighth of the CPU that a start takes."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _end() -> NoReturn:

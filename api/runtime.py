@@ -77,6 +77,7 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         server = Server(app, lambda: announce(base_url(settings.runtime_host, listener)))
         stack.enter_context(on_signals(server.stop))
         gc.freeze()
+        gc.enable()
         await server.serve(sockets=[listener])
 
 

@@ -68,6 +68,7 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         stack.enter_context(on_signals(stop))
         # The half million objects of the libraries live as long as the process: a collection need not walk them.
         gc.freeze()
+        gc.enable()
         await server.serve(sockets=[listener])
 
 

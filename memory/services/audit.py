@@ -15,7 +15,9 @@ logger = logging.getLogger(__name__)
 
 _MOST = 100_000
 """Entries that wait for a database that is away: about 20 MB."""
-_BATCH = 1_000
+_BATCH = 100
+"""Written in one transaction: on SQLite appends wait for it meanwhile, for some milliseconds."""
+_PART = 1_000
 
 
 class Audit:
@@ -80,9 +82,9 @@ class Audit:
         after: int | None = None
         while True:
             async with self._storage.read() as tx:
-                part = await tx.audit.page(tenant_id, search, after=after, limit=_BATCH, descending=False)
+                part = await tx.audit.page(tenant_id, search, after=after, limit=_PART, descending=False)
             if part:
                 yield part
-            if len(part) < _BATCH:
+            if len(part) < _PART:
                 return
             after = part[-1].number

@@ -23,6 +23,7 @@ from api.cli import app
 from memory.bootstrap import checkup
 from memory.services.health import HealthState
 from memory.settings import Settings
+from tests.e2e.server import MODELS
 from tests.unit.memory.adapters.identity.issuer import AUDIENCE, issuing
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("STRATAMEM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STRATAMEM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("STRATAMEM_MODELS_DIR", str(MODELS))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)  # no .env of the developer's
 
@@ -219,21 +221,6 @@ def test_an_open_address_with_an_issuer_needs_no_key_and_lets_in_whom_it_names(
             assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_and_stops_cleanly_within_ten_seconds(number: signal.Signals) -> None:
-    with serving() as (process, url):
-        event = {"events": [{"role": "user", "content": "The spare key is under the blue pot."}]}
-        assert httpx.post(f"{url}/v1/sessions/demo/events", json=event).status_code == 201
-        assert httpx.get(f"{url}/health/ready", timeout=10).json()["database"]["state"] == "ok"
-        with httpx.Client() as held, held.stream("GET", f"{url}/version"):  # an open connection does not hold it up
-            asked = time.monotonic()
-            process.send_signal(number)
-            assert process.wait(12) == 0
-        assert time.monotonic() - asked < 10
-    with serving() as (_process, url):
-        assert httpx.get(f"{url}/v1/sessions/demo").json()["event_count"] == 1
-
-
 def test_the_doctor_says_what_is_broken_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     async def well(settings: Settings) -> checkup.Finding:
         return checkup.Finding("embedder", HealthState.OK, "well")
@@ -246,3 +233,18 @@ def test_the_doctor_says_what_is_broken_and_what_to_do(monkeypatch: pytest.Monke
     assert "stratamem keys create" in told.stdout
     findings = json.loads(run("doctor", "--json").stdout)["findings"]
     assert {one["name"]: one["state"] for one in findings}["keys"] == "down"
+
+
+def test_it_serves_and_stops_cleanly_within_ten_seconds() -> None:
+    event = {"events": [{"role": "user", "content": "The spare key is under the blue pot."}]}
+    for said, number in enumerate((signal.SIGTERM, signal.SIGINT), 1):
+        with serving() as (process, url):
+            assert httpx.post(f"{url}/v1/sessions/demo/events", json=event, timeout=30).json()["last_seq"] == said
+            assert httpx.get(f"{url}/health/ready", timeout=10).json()["database"]["state"] == "ok"
+            with httpx.Client() as held, held.stream("GET", f"{url}/version"):  # an open connection does not hold it up
+                asked = time.monotonic()
+                process.send_signal(number)
+                assert process.wait(12) == 0
+            assert time.monotonic() - asked < 10
+    with serving() as (_process, url):
+        assert httpx.get(f"{url}/v1/sessions/demo", timeout=30).json()["event_count"] == said

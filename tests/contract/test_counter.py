@@ -9,12 +9,13 @@ import pytest
 from memory.adapters.quotas.windows import WindowCounter
 from memory.domain.quotas import Allowance, Holder, Resource, Standing
 
+PATIENCE = 30  # of a busy machine
 MINUTE = Allowance(Holder.KEY, Resource.REQUESTS, 3, 60)
 
 
 @pytest.fixture(params=["process", "redis"])
 async def counter(request):
-    made = WindowCounter(None if request.param == "process" else request.getfixturevalue("redis_url"))
+    made = WindowCounter(None if request.param == "process" else request.getfixturevalue("redis_url"), PATIENCE)
     yield made
     await made.close()
 
@@ -58,7 +59,7 @@ async def test_nothing_is_lost_between_many_at_once(counter, who):
 
 
 async def test_two_processes_see_one_number_in_a_redis(redis_url, who):
-    here, there = WindowCounter(redis_url), WindowCounter(redis_url)
+    here, there = WindowCounter(redis_url, PATIENCE), WindowCounter(redis_url, PATIENCE)
     await here.add(MINUTE, who, 2)
     assert (await there.add(MINUTE, who, 1)).used == 3
     for one in (here, there):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import statistics
 import threading
 import time
 import uuid
@@ -35,7 +36,7 @@ class OverABroker:
         self.queue = CeleryQueue(url, self.jobs, data_dir)
 
     def arrived(self, count):
-        """The first `count` jobs, oldest first; fewer after a second without one."""
+        """The first `count` jobs, oldest first; fewer after ten seconds without one."""
         app = job_app(self.url, self.jobs, self.data_dir)
         jobs = []
 
@@ -49,7 +50,7 @@ class OverABroker:
         with app.connection_for_read() as connection, app.amqp.TaskConsumer(connection, on_message=take):
             with suppress(TimeoutError):
                 while len(jobs) < count:
-                    connection.drain_events(timeout=1)
+                    connection.drain_events(timeout=10)
         return jobs
 
     def forget(self):
@@ -120,11 +121,18 @@ def test_many_threads_send_at_once(carrier):
     )
 
 
+def usual_seconds(queue, count):
+    """Of one send. The median: now and then the machine does something else."""
+    took = []
+    for number in range(count):
+        began = time.perf_counter()
+        queue.send("embed", str(number))
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
 def test_sending_returns_at_once(carrier):
-    began = time.perf_counter()
-    for number in range(500):
-        carrier.queue.send("embed", str(number))
-    assert (time.perf_counter() - began) / 500 < 0.001
+    assert usual_seconds(carrier.queue, 500) < 0.001
 
 
 async def test_a_broker_that_answers_passes_the_check(carrier):
@@ -145,10 +153,7 @@ def unreachable(request, tmp_path):
 
 
 async def test_without_a_broker_sending_returns_at_once_and_the_check_says_so(unreachable):
-    began = time.perf_counter()
-    for number in range(200):
-        unreachable.queue.send("embed", str(number))
-    assert time.perf_counter() - began < 0.1
+    assert usual_seconds(unreachable.queue, 200) < 0.000_5
     with pytest.raises(BrokerUnavailable) as raised:
         await unreachable.queue.check()
     assert "secret" not in f"{raised.value.detail} {raised.value.facts}"
@@ -204,7 +209,7 @@ def test_closing_flushes(carrier):
         pytest.skip("holds nothing back")
     for number in range(100):
         carrier.queue.send("embed", str(number))
-    carrier.queue.close()
+    carrier.queue.close(10)
     assert len(carrier.arrived(100)) == 100
     carrier.queue.send("embed", "too late")
     assert carrier.queue.stats().dropped == 1

@@ -43,7 +43,7 @@ def environment(data: Path, settings: Mapping[str, object]) -> dict[str, str]:
     return kept | {name: str(value) for name, value in given.items()}
 
 
-def until(holds: Callable[[], T], seconds: float = 30.0, *, every: float = 0.05, what: str = "") -> T:
+def until(holds: Callable[[], T], seconds: float = 60.0, *, every: float = 0.05, what: str = "") -> T:
     """What `holds` gives once it is true-like; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
@@ -234,7 +234,7 @@ def backlog(http: httpx.Client) -> list[dict[str, Any]]:
     return items
 
 
-def indexed(http: httpx.Client, seconds: float = 60.0) -> None:
+def indexed(http: httpx.Client, seconds: float = 120.0) -> None:
     """Waits until nothing is queued or running; nothing may have failed."""
     until(lambda: not backlog(http), seconds, what="everything is indexed")
     failed = ok(http.get("/v1/operations", params={"state": "failed"}))["items"]

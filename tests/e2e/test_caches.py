@@ -12,9 +12,12 @@ TOPICS = "garden kitchen meeting train doctor holiday invoice guitar passport bi
 QUESTIONS = ["who repaired the bicycle?", "the doctor on Monday", "what happened to invoice 42?", "music"]
 
 
+Answers = list[list[dict[str, object]]]
+
+
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that has an index on disk; each test finds it stopped and leaves it so."""
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Answers]]:
+    """A server that has an index on disk, and what it answered; each test finds it stopped and leaves it so."""
     with Server(tmp_path_factory.mktemp("caches") / "data") as server:
         for session in range(4):
             log = [
@@ -27,8 +30,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         memories = [{"text": f"Bob owns a {topic}.", "kind": "fact"} for topic in TOPICS]
         assert server.http.post("/v1/memories", json={"memories": memories}).status_code == 201
         indexed(server.http)
-        server.stop()
-        yield server
+        yield server, answers(server)
 
 
 def files(server: Server) -> list[Path]:
@@ -36,11 +38,13 @@ def files(server: Server) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".lock") and p.stat().st_size)
 
 
-Answers = list[list[dict[str, object]]]
+def restarted(server: Server) -> Answers:
+    server.start()
+    return answers(server)
 
 
 def answers(server: Server) -> Answers:
-    server.start()
+    """Stops it in the end."""
     try:
         sound(server.http)
         return [
@@ -52,23 +56,20 @@ def answers(server: Server) -> Answers:
         assert server.stop() == 0
 
 
-@pytest.fixture(scope="module")
-def before(filled: Server) -> Answers:
-    return answers(filled)
-
-
-def test_a_deleted_index_is_built_again(filled: Server, before: Answers) -> None:
-    shutil.rmtree(filled.data / "index")
-    for old, new in zip(before, answers(filled), strict=True):
+def test_a_deleted_index_is_built_again(filled: tuple[Server, Answers]) -> None:
+    server, before = filled
+    shutil.rmtree(server.data / "index")
+    for old, new in zip(before, restarted(server), strict=True):
         same_answers(old, new)
 
 
 @pytest.mark.parametrize("kind", ["rows-", ".store"])
-def test_a_flipped_byte_is_noticed(filled: Server, before: Answers, kind: str) -> None:
+def test_a_flipped_byte_is_noticed(filled: tuple[Server, Answers], kind: str) -> None:
     """A start takes seconds: here a sample, every file in tests/invariants/test_caches.py."""
-    path = next(path for path in files(filled) if path.name.startswith(kind) or path.suffix == kind)
+    server, before = filled
+    path = next(path for path in files(server) if path.name.startswith(kind) or path.suffix == kind)
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 4
     path.write_bytes(content)
-    for old, new in zip(before, answers(filled), strict=True):
+    for old, new in zip(before, restarted(server), strict=True):
         same_answers(old, new)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -127,10 +128,12 @@ async def test_a_broker_that_goes_away_and_comes_back(wire, services, new_settin
     await queue.check()
 
     wire.cut()
-    began = time.perf_counter()
+    took = []
     for number in range(100):
+        began = time.perf_counter()
         queue.send(CONSOLIDATE, str(number))
-    assert time.perf_counter() - began < 0.05
+        took.append(time.perf_counter() - began)
+    assert statistics.median(took) < 0.000_5  # now and then the machine does something else
     with pytest.raises(BrokerUnavailable):
         await queue.check()
     assert queue.stats().dropped >= 49

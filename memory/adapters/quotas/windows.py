@@ -16,17 +16,19 @@ from memory.domain.quotas import Allowance, Standing
 logger = logging.getLogger(__name__)
 
 _NAMESPACE = "stratamem"
-_TIMEOUT = 0.5
-"""Seconds that a request may wait for the shared counter."""
+_PATIENCE = 0.5
 _COMPLAIN_EVERY = 60.0
 
 
 class WindowCounter:
-    """`url`: redis://…; None: this process counts alone, as it does while the Redis is away."""
+    """`url`: redis://…; None: this process counts alone, as it does while the Redis is away.
 
-    def __init__(self, url: str | None) -> None:
+    `patience`: seconds that a request may wait for the Redis.
+    """
+
+    def __init__(self, url: str | None, patience: float = _PATIENCE) -> None:
         self._own = MemoryStorage()
-        self._pool: ConnectionPool | None = None if url is None else _pool(url)
+        self._pool: ConnectionPool | None = None if url is None else _pool(url, patience)
         self._shared: Storage | None = None if url is None else _shared(url, self._pool)
         self._complained = -math.inf
 
@@ -56,8 +58,8 @@ class WindowCounter:
             logger.warning("the shared counter of limits can't be asked (%s): this process counts alone", kind)
 
 
-def _pool(url: str) -> ConnectionPool:
-    return ConnectionPool.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+def _pool(url: str, patience: float) -> ConnectionPool:
+    return ConnectionPool.from_url(url, socket_timeout=patience, socket_connect_timeout=patience)
 
 
 def _shared(url: str, pool: ConnectionPool | None) -> Storage:

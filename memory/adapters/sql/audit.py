@@ -1,7 +1,6 @@
 """The audit trail: rows are added, read, and removed when they are old."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -10,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from memory.adapters.sql.tables import audit
 from memory.domain.audit import Entry, Search
 
+_WRITTEN = tuple(column.name for column in audit.c if not column.primary_key)
+_ADD = audit.insert()
 _EXACT = ("session_id", "caller", "agent_id", "action")
 
 
@@ -19,10 +20,7 @@ class SqlAudit:
 
     async def add(self, entries: Sequence[Entry]) -> None:
         if entries:
-            values = [asdict(entry) for entry in entries]
-            for value in values:
-                del value["number"]
-            await self._db.execute(audit.insert(), values)
+            await self._db.execute(_ADD, [{name: getattr(entry, name) for name in _WRITTEN} for entry in entries])
 
     async def page(
         self, tenant_id: str, search: Search, *, after: int | None, limit: int, descending: bool

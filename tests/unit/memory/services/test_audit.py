@@ -56,7 +56,7 @@ async def test_what_waits_for_a_database_is_bounded_and_the_loss_is_said(audit, 
 
 
 async def test_the_export_is_whole_and_oldest_first(audit, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(module, "_PART", 2)
     for n in range(4):
         audit.note("acme", "events.append", 201, subject=f"e{n}")
     parts = [[entry.subject for entry in part] async for part in audit.export("acme", ALL)]

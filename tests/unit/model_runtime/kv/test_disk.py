@@ -255,7 +255,7 @@ def test_a_write_in_small_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_slow_disk_is_a_miss_and_nothing_is_held_against_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kv = tier(tmp_path, deadline=0.05)
+    kv = tier(tmp_path, deadline=0.2)
     kv.put(FIRST)
     released = threading.Event()
     pread = os.pread
@@ -269,7 +269,7 @@ def test_a_slow_disk_is_a_miss_and_nothing_is_held_against_the_file(
         assert [got(kv, FIRST) for _ in range(6)] == [None] * 6  # more than there are readers
         begun = time.monotonic()
         assert got(kv, FIRST) is None  # all readers hang: nobody waits for one more
-        assert time.monotonic() - begun < 0.04
+        assert time.monotonic() - begun < 0.15
         released.set()
         while kv._hanging:
             time.sleep(0.001)

@@ -60,28 +60,35 @@ async def test_a_second_engine_and_a_second_process_write_at_the_same_time(sqlit
 
 
 async def test_a_busy_engine_leaves_room_for_another(sqlite, storage):
-    """The API process may write without a pause: a worker gets its turn within a second all the same."""
-    other = sqlite.open(statement_timeout=4)
-    stop = time.monotonic() + 3
-    written = 0
+    """The API process may write without a pause: a worker gets its turn within a second all the same.
+
+    Counted in transactions of the busy engine: on a machine that others use as well, both take longer.
+    """
+    other = sqlite.open()
+    flushes = written = 0
+    pressing = True
+
+    @sa.event.listens_for(storage._engine.sync_engine, "commit")
+    def count(_connection):
+        nonlocal flushes
+        flushes += 1
 
     async def press(writer):
         nonlocal written
-        while time.monotonic() < stop:
+        while pressing:
             await write(storage, f"{writer}-{written}")
             written += 1
 
-    pressing = asyncio.gather(*(press(n) for n in range(100)))
-    await asyncio.sleep(0.2)
-    waits = []
-    while time.monotonic() < stop - 1:
-        began = time.monotonic()
-        await write(other, f"other{len(waits)}")
-        waits.append(time.monotonic() - began)
-    await pressing
-    assert written > 200
-    assert len(waits) >= 2
-    assert max(waits) < 1.5
+    presses = asyncio.gather(*(press(n) for n in range(100)))
+    passed = []
+    while len(passed) < 5 or written <= 200:
+        before = flushes
+        await write(other, f"other{len(passed)}")
+        passed.append(flushes - before)
+    pressing = False
+    await presses
+    assert sum(passed) >= 2
+    assert max(passed) <= 100
 
 
 async def test_a_database_that_is_read_only_is_unavailable_for_writers_only(sqlite, storage):
