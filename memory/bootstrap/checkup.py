@@ -146,7 +146,12 @@ async def _embedder(settings: Settings) -> Finding:
         took = 1_000 * (time.perf_counter() - started)
     finally:
         loaded.embedder.close()
-    return Finding("embedder", OK, f"{loaded.embedder.space.partition(':')[0]}, a question takes {took:.1f} ms")
+    detail = f"{loaded.embedder.space.partition(':')[0]}, a question takes {took:.1f} ms"
+    moving = await _served_in_another(settings, loaded.embedder.space)
+    if moving:
+        remedy = "`stratamem serve` embeds their texts anew, GET /v1/admin/embedder says what is left"
+        return Finding("embedder", DEGRADED, f"{detail}; another one still serves {moving} tenant(s)", remedy)
+    return Finding("embedder", OK, detail)
 
 
 async def _model(settings: Settings) -> Finding:
@@ -205,6 +210,21 @@ CHECKS: dict[str, Check] = {
     "keys": _keys,
     "port": _port,
 }
+
+
+async def _served_in_another(settings: Settings, space: str) -> int:
+    """Tenants whose vectors are of another embedding model."""
+    if _fresh(settings):
+        return 0
+    storage = SqlStorage(settings.storage_url, settings.database)
+    try:
+        found, newest = await storage.schema()
+        if found != newest:
+            return 0
+        async with storage.read() as tx:
+            return sum(served not in (None, space) for served in (await tx.spaces.all()).values())
+    finally:
+        await storage.close()
 
 
 async def _any_key(settings: Settings) -> bool:

@@ -51,8 +51,8 @@ def test_a_tier_that_can_not_follow_is_named(client: Any, container: Any) -> Non
     assert client.get("/health/ready").json()["tiers"]["state"] == "degraded"
 
 
-async def test_texts_that_no_vector_finds_are_told_and_nobody_is_named(make: Any) -> None:
-    container = make.container(None)
+async def test_texts_that_no_vector_finds_are_told_and_nobody_is_named(make: Any, settings: Any) -> None:
+    container = make.container(settings)
     parts = (container.store, container.jobs, container.embedder, container.longterm)
     report = await Health(*parts, words_only=lambda: 2).check()
     assert (report.embedder.state, report.serving) == ("degraded", True)

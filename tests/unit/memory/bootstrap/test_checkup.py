@@ -2,16 +2,19 @@
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from memory.adapters.sql import migrate as history
+from memory.bootstrap import checkup
 from memory.bootstrap.checkup import CHECKS, Finding, _found
 from memory.domain.errors import BrokerUnavailable
 from memory.services.health import HealthState
 from memory.settings import Settings
-from tests.services import Database, add_session, migrate
+from memory.testing import WordHashEmbedder
+from tests.services import TENANT, Database, add_session, migrate
 
 OK, DEGRADED, DOWN = HealthState.OK, HealthState.DEGRADED, HealthState.DOWN
 
@@ -70,6 +73,26 @@ async def test_work_that_was_given_up_is_pointed_at(tmp_path: Path, database: Da
     )
     finding = await found("background work", settings)
     assert (finding.state, finding.detail) == (DEGRADED, "1 failed")
+
+
+async def test_tenants_that_another_embedder_serves_are_counted(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    class Embedder(WordHashEmbedder):
+        def close(self) -> None:
+            """Nothing is held."""
+
+    monkeypatch.setattr(checkup, "load_models", lambda *_, **options: SimpleNamespace(embedder=Embedder(96)))
+    settings = settings_in(tmp_path, database_url=database.url)
+    async with database.open().write() as tx:
+        await add_session(tx)
+        await tx.spaces.begin(TENANT, "word-hash-96")
+    assert (await found("embedder", settings)).state is OK
+    async with database.open().write() as tx:
+        await tx.spaces.change(TENANT, "word-hash-64")
+    finding = await found("embedder", settings)
+    assert (finding.state, "1 tenant" in finding.detail) == (DEGRADED, True)
+    assert "/v1/admin/embedder" in (finding.remedy or "")
 
 
 async def test_keys_are_missed_only_where_they_are_needed(tmp_path: Path):
