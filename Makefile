@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 serve: setup ## run the service on http://127.0.0.1:8080
 	$(BIN)/stratamem serve
 
-test: setup ## every test that this machine can run
-	$(BIN)/python -m pytest
+test: setup ## every test that this machine can run (JOBS=2: two at a time)
+	$(BIN)/python -m pytest $(if $(JOBS),--numprocesses $(JOBS) --dist loadgroup,)
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -156,7 +156,7 @@ def test_a_database_that_can_not_be_reached_is_one_line(command: str, url: str) 
         env={**os.environ, "STRATAMEM_DATABASE_URL": url, "STRATAMEM_PORT": "0"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
@@ -169,7 +169,7 @@ def test_an_open_address_without_a_key_is_refused_with_what_to_do(revoked: bool)
     if revoked:
         run("keys", "revoke", run("keys", "create").stdout.strip())
     ended = subprocess.run(
-        [*COMMAND, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, text=True, timeout=90
+        [*COMMAND, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, text=True, timeout=180
     )
     assert ended.returncode == 2, ended.stderr
     assert "stratamem keys create" in ended.stderr

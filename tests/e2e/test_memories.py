@@ -55,11 +55,11 @@ def test_doubles_are_answered_with_the_first(shared: Server, name: str) -> None:
 
 
 def test_memories_end(shared: Server, name: str) -> None:
-    add(shared, text=f"{name} parks on level one.", ttl_seconds=1)
-    add(shared, text=f"{name} parks on level two.", valid_to=iso(datetime.now(UTC) + timedelta(seconds=1)))
+    add(shared, text=f"{name} parks on level one.", ttl_seconds=3)
+    add(shared, text=f"{name} parks on level two.", valid_to=iso(datetime.now(UTC) + timedelta(seconds=3)))
     add(shared, text=f"{name} parks on level three.", valid_from=iso(datetime.now(UTC) + timedelta(days=1)))
     assert len([text for text in found(shared, f"{name} parks") if name in text]) == 2
-    time.sleep(1.2)
+    time.sleep(3.2)
     assert [text for text in found(shared, f"{name} parks") if name in text] == []
     tomorrow = iso(datetime.now(UTC) + timedelta(days=2))
     assert [t for t in found(shared, f"{name} parks", as_of=tomorrow) if name in t] == [f"{name} parks on level three."]

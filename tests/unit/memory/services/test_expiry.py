@@ -1,10 +1,11 @@
 """Time to live: over both databases and with the indexes of the service."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from memory.adapters.clock import SystemClock
 from memory.adapters.jobs.recording import RecordingQueue
 from memory.bootstrap import build
 from memory.domain.errors import NotFound, StorageUnavailable
@@ -104,9 +105,17 @@ async def container(tmp_path, models, database_url):
         yield opened
 
 
-async def test_an_expired_memory_leaves_the_indexes_and_the_past(container, tmp_path):
+@pytest.fixture
+def a_minute_later(monkeypatch):
+    def pass_time():
+        monkeypatch.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + timedelta(minutes=1))
+
+    return pass_time
+
+
+async def test_an_expired_memory_leaves_the_indexes_and_the_past(container, tmp_path, a_minute_later):
     sent = [
-        NewMemory("the quixotic password", MemoryKind.FACT, MemoryVisibility.TENANT, ttl_seconds=1),
+        NewMemory("the quixotic password", MemoryKind.FACT, MemoryVisibility.TENANT, ttl_seconds=60),
         NewMemory("the password is kept elsewhere", MemoryKind.FACT, MemoryVisibility.TENANT),
     ]
     await container.memories.add(CALLER, sent)
@@ -119,7 +128,7 @@ async def test_an_expired_memory_leaves_the_indexes_and_the_past(container, tmp_
         return [result.text for result in (await container.recall.recall(CALLER, request)).results]
 
     assert await found() == ["the quixotic password", "the password is kept elsewhere"]
-    await asyncio.sleep(1.05)
+    a_minute_later()
     for _ in range(2):
         assert await found() == await found(before) == ["the password is kept elsewhere"]
         await container.upkeep.expire()
@@ -133,10 +142,10 @@ async def test_an_expired_memory_leaves_the_indexes_and_the_past(container, tmp_
     assert {operation.kind for operation in operations} == {"index"}
 
 
-async def test_a_purge_that_follows_is_verified(container):
-    sent = NewMemory("short lived", MemoryKind.FACT, MemoryVisibility.TENANT, ttl_seconds=1)
+async def test_a_purge_that_follows_is_verified(container, a_minute_later):
+    sent = NewMemory("short lived", MemoryKind.FACT, MemoryVisibility.TENANT, ttl_seconds=60)
     other = NewMemory("to be purged", MemoryKind.FACT, MemoryVisibility.TENANT, memory_id="m")
     await container.memories.add(CALLER, [sent, other])
-    await asyncio.sleep(1.05)
+    a_minute_later()
     await container.upkeep.expire()
     assert isinstance(await container.forgetting.purge_memory(CALLER, "m"), Receipt)

@@ -138,7 +138,7 @@ async def test_who_gives_up_leaves_no_ticket(process, tickets, after):
 
 
 async def test_a_long_turn_keeps_its_place(process):
-    one, other = process(lease=0.3), process(lease=0.3, patience=1)
+    one, other = process(lease=0.9), process(lease=0.9, patience=2)
     async with one.turn(TENANT, "s") as held:
         with pytest.raises(SessionBusy):
             async with other.turn(TENANT, "s"):
@@ -162,13 +162,14 @@ async def test_the_ticket_of_a_killed_process_lapses(process, database_url):
 
 
 async def test_who_was_taken_for_dead_is_told(process, database):
-    one, other = process(lease=0.3), process(lease=0.3)
+    one, other = process(lease=4.5), process()  # it renews after 1.5 seconds: by then the other has its turn
     async with one.turn(TENANT, "s") as held:
         await database.rows("UPDATE turns SET lease_until = 0")
-        async with other.turn(TENANT, "s"):
-            await asyncio.sleep(0.2)
-            with pytest.raises(TurnLost, match="nothing of it is kept"):
-                held.check()
+        async with other.turn(TENANT, "s"), asyncio.timeout(20):
+            while not held.lost:
+                await asyncio.sleep(0.02)
+        with pytest.raises(TurnLost, match="nothing of it is kept"):
+            held.check()
 
 
 async def test_who_was_taken_for_dead_while_it_waited_is_told(process, database, tickets):
