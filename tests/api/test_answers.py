@@ -49,6 +49,7 @@ def test_a_created_session_is_shown_whole_with_its_etag(client: Any, container: 
         "last_seq": 0,
         "event_count": 0,
         "token_count": 0,
+        "closed": False,
         "tiers": {
             "hot": {"tokens": 10, "blocks": 1},
             "semantic": {"segments": 4, "clusters": 2},
