@@ -25,7 +25,17 @@ from rich.table import Table
 from benchmarks.loader import distinct_events
 from benchmarks.machine import SEED, out, write_result
 from benchmarks.read_your_writes import LEAST_WORDS, unique_word
-from benchmarks.service import Connection, Event, Service, own_database, own_queue, percentiles, running, working
+from benchmarks.service import (
+    Connection,
+    Event,
+    Service,
+    need_servers,
+    own_database,
+    own_queue,
+    percentiles,
+    running,
+    working,
+)
 from benchmarks.sets import Scorers
 
 AGENTS = ("ann", "bob", "cyd", "dan", "eve")
@@ -164,13 +174,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.multi_agent", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="few rounds: does everything run?")
-    parser.add_argument(
-        "--postgres",
-        default="postgresql://root@127.0.0.1:5432/postgres",
-        metavar="URL",
-        help="of a server where databases may be made (default: %(default)s)",
-    )
-    parser.add_argument("--redis", default="redis://127.0.0.1:6379/13", help="default: %(default)s")
+    need_servers(parser)
     return parser.parse_args(arguments)
 
 

@@ -5,6 +5,7 @@ process afterwards. `warm=True` starts the same command with one difference: tex
 earlier run are not embedded again (questions are, so that times stay true).
 """
 
+import argparse
 import asyncio
 import hashlib
 import http.client
@@ -116,6 +117,17 @@ class Connection:
 def percentiles(milliseconds: Sequence[float], places: Sequence[int] = (50, 95, 99)) -> dict[str, float]:
     """By name: p50, p95, …; empty when nothing was measured."""
     return {f"p{p}": round(float(np.percentile(milliseconds, p)), 2) for p in places if len(milliseconds)}
+
+
+def need_servers(parser: argparse.ArgumentParser) -> None:
+    """Options of a measurement that needs a PostgreSQL and a Redis."""
+    parser.add_argument(
+        "--postgres",
+        default="postgresql://root@127.0.0.1:5432/postgres",
+        metavar="URL",
+        help="of a server where databases may be made (default: %(default)s)",
+    )
+    parser.add_argument("--redis", default="redis://127.0.0.1:6379/13", help="default: %(default)s")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ import httpx
 from rich.progress import Progress
 
 from benchmarks.machine import SEED, out, write_result
-from benchmarks.service import cpu_seconds, own_database, own_queue, percentiles, running
+from benchmarks.service import cpu_seconds, need_servers, own_database, own_queue, percentiles, running
 
 READERS, EVENTS = 200, 10_000
 QUICK_READERS, QUICK_EVENTS = 20, 400
@@ -282,13 +282,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few readers and events: does everything run?")
     parser.add_argument("--readers", type=int)
     parser.add_argument("--events", type=int)
-    parser.add_argument(
-        "--postgres",
-        default="postgresql://root@127.0.0.1:5432/postgres",
-        metavar="URL",
-        help="of a server where databases may be made (default: %(default)s)",
-    )
-    parser.add_argument("--redis", default="redis://127.0.0.1:6379/13", help="default: %(default)s")
+    need_servers(parser)
     return parser.parse_args(arguments)
 
 
