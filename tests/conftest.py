@@ -32,4 +32,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _on_postgresql(item: pytest.Item) -> bool:
     if {"postgresql", "postgres_url", "new_postgres"} & set(getattr(item, "fixturenames", ())):
         return True
-    return "postgresql" in getattr(getattr(item, "callspec", None), "params", {}).values()
+    parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return any(isinstance(value, str) and value == "postgresql" for value in parameters)
