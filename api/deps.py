@@ -14,6 +14,7 @@ from memory.bootstrap import Container
 __all__ = [
     "Administrator",
     "App",
+    "EventId",
     "IfMatch",
     "KeyId",
     "MemoryId",
@@ -35,6 +36,7 @@ async def _container(request: Request) -> Container:
 App = Annotated[Container, Depends(_container)]
 IfMatch = Annotated[str | None, Header(max_length=256, description="The `ETag` last read, or `*`.")]
 SessionId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
+EventId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
 KeyId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
 MemoryId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]
 OperationId = Annotated[str, Path(pattern=CLIENT_ID_PATTERN)]

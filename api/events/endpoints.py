@@ -6,13 +6,16 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from api import purges
 from api.auth import check_still_valid
-from api.deps import App, PageParameters, Reader, SessionId, Spending, Writer
+from api.deps import App, EventId, PageParameters, Reader, SessionId, Spending, Writer
 from api.errors import problems
 from api.events.following import pieces
 from api.events.schemas import AppendedAnswer, AppendEvents, EventAnswer, Order
 from api.metrics import EVENTS
+from api.operations.schemas import OperationAnswer
 from api.paging import Page
+from api.purges import ReceiptAnswer
 from api.streaming import EventStream
 from api.values import MAX_INT
 
@@ -77,6 +80,17 @@ async def page(
         descending=descending,
     )
     return wanted.cut(listing, events, EventAnswer.model_validate, lambda event: event.seq)
+
+
+@router.delete(
+    "/{event_id}",
+    summary="Redact an event: its content goes everywhere, its place in the log stays",
+    responses={**problems(404), **purges.ACCEPTED},
+)
+async def redact(
+    app: App, caller: Writer, session_id: SessionId, event_id: EventId, response: Response
+) -> ReceiptAnswer | OperationAnswer:
+    return purges.answer(await app.forgetting.redact_event(caller, session_id, event_id), response)
 
 
 @router.get(

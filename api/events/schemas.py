@@ -67,3 +67,6 @@ class EventAnswer(Answer):
     visibility: EventVisibility
     created_at: datetime
     token_count: int
+    redacted: bool = Field(
+        default=False, exclude_if=lambda redacted: not redacted, description="Its content is gone for good."
+    )

@@ -15,6 +15,8 @@ class ChangeKind(StrEnum):
     """segments of events `first_seq` to `last_seq` (or of the memory `memory_key`) got their vectors"""
     MEMORY = "memory"
     """the memory `memory_key` was written, edited or purged"""
+    REDACTED = "redacted"
+    """events `first_seq` to `last_seq` of a session lost their content"""
     SESSION_PURGED = "session_purged"
     SPACE = "space"
     """the tenant is served in another vector space, and that has all its vectors"""

@@ -45,7 +45,7 @@ class Event:
     """An event of the log. `seq` counts from 1 without gaps;
 
     `token_start` is its place on the axis of the session's shared tokens (a private event takes no room there);
-    `turn` counts the user events up to it.
+    `turn` counts the user events up to it. `redacted`: its content is gone for good, its place and its count stay.
     """
 
     event_key: int
@@ -62,6 +62,7 @@ class Event:
     token_count: int
     token_start: int
     turn: int
+    redacted: bool = False
 
     @property
     def item(self) -> ItemId:

@@ -27,7 +27,8 @@ class Session:
     A fork: `parent_key` is the nearest session it was forked from that still exists, `family_key` the same for all that
     come of one session, `inherited` what it shares; `inherited_events` and `inherited_tokens` are in its counters, but
     others' rows. `segmented_seq` is about its own rows. `closed`: agents were listed, and nobody else may come in.
-    `slid_tokens`: up to there on the token axis it is written down that the window has moved on.
+    `slid_tokens`: up to there on the token axis it is written down that the window has moved on. `redactions`: of its
+    own events.
     """
 
     session_key: int
@@ -53,6 +54,7 @@ class Session:
     inherited_events: int = 0
     inherited_tokens: int = 0
     closed: bool = False
+    redactions: int = 0
     slid_tokens: int = 0
 
     @property

@@ -41,6 +41,9 @@ class ChangeRepository(Protocol):
 
     async def event_facts(self, session_key: int, first_seq: int, last_seq: int) -> list[ItemFacts]: ...
 
+    async def redacted_items(self, session_key: int, first_seq: int, last_seq: int) -> list[ItemId]:
+        """Of these events, those whose content is gone."""
+
     async def memory_facts(self, memory_key: int) -> ItemFacts | None: ...
 
     async def vectors_of_events(

@@ -85,6 +85,12 @@ class SessionRepository(Protocol):
     async def window_start(self, lineage: Lineage, token_start: int) -> int | None:
         """The place of the first shared event at or after `token_start` on the token axis; None: there is none."""
 
+    async def redacted(self, session_key: int) -> None:
+        """One more of its own events was."""
+
+    async def all_redactions(self, tenant_id: str) -> int:
+        """Events of the tenant that are in the log without their content."""
+
     async def family_locked(self, session: Session) -> list[Session]:
         """All that were forked from each other, this one with them, as `locked`; nobody forks any of them meanwhile."""
 
@@ -122,6 +128,9 @@ class EventRepository(Protocol):
         descending: bool = False,
     ) -> list[Event]:
         """Visible events between the two, both exclusive, in `seq` order or against it."""
+
+    async def redact(self, event: Event) -> None:
+        """Its content, name and metadata go; its place in the log and its token count stay."""
 
     async def shared_from(
         self, lineage: Lineage, token_start: int, *, below: int | None = None, limit: int
@@ -188,8 +197,8 @@ class SegmentRepository(Protocol):
     async def used(self, uses: Mapping[ItemId, int], now: datetime) -> None:
         """Adds to the uses of the items that the semantic tier holds."""
 
-    async def unsee(self, session_key: int, space: str) -> None:
-        """For the semantic tier all embedded segments of the session are new again."""
+    async def unsee(self, session_key: int, space: str | None) -> None:
+        """For the semantic tier all embedded segments of the session are new again. `space` None: of every space."""
 
     async def held_items(self, items: Sequence[ItemId]) -> set[ItemId]:
         """Those of which the semantic tier holds a segment."""
@@ -221,6 +230,9 @@ class SummaryRepository(Protocol):
         """The last step made, at most `up_to`, and its sentences; (0, []) without any."""
 
     async def add(self, session_key: int, steps: Mapping[int, Sequence[str]]) -> None: ...
+
+    async def forget(self, session_keys: Collection[int]) -> int:
+        """All summaries of these sessions; how many."""
 
 
 class OperationRepository(Protocol):

@@ -131,8 +131,11 @@ class Consolidation:
         segments = await asyncio.to_thread(cut_page)
         async with self._storage.write() as tx:
             await self._spaces.hold(tx, operation.tenant_id, models.embedder.space)
-            if await tx.sessions.locked_by_key(key) is None:  # purged meanwhile: nothing may come back
+            current = await tx.sessions.locked_by_key(key)
+            if current is None:  # purged meanwhile: nothing may come back
                 return False
+            if session is None or current.redactions != session.redactions:  # what was read may be gone: read it again
+                return True
             await tx.segments.add(operation.tenant_id, models.embedder.space, segments, self._clock.now())
             await tx.sessions.mark_segmented(key, events[-1].seq)
         return True

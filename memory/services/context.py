@@ -57,6 +57,8 @@ class _Window:
     part: _Part
     anchor: int
     first_seq: int
+    redacted: int = 0
+    """Events that it would show."""
 
 
 class Contexts:
@@ -105,7 +107,7 @@ class Contexts:
             ),
             cache=PrefixCache(
                 prefix_tokens=system.tokens + summary.tokens + shown.part.tokens,
-                prefix_fingerprint=render.fingerprint(session.session_key, shown.anchor, base),
+                prefix_fingerprint=render.fingerprint(session.session_key, shown.anchor, base, shown.redacted),
             ),
             private=bool(private.messages) or any(result.private for result in sources),
             degraded=degraded,
@@ -122,6 +124,7 @@ class Contexts:
     def _system(self, head: Sequence[Event], room: int) -> _System:
         """The system events at the beginning of the log, as many as fit into half of the room."""
         messages: list[Message] = []
+        head = [event for event in head if not event.redacted]
         for event in head:
             longer = [*messages, render.event_message(event)]
             if event.role is not Role.SYSTEM or self._part(longer).tokens > room // 2:
@@ -142,14 +145,16 @@ class Contexts:
         anchor = window.first_anchor(session.shared_tokens, room)
         async with self._storage.read() as tx:
             events = await tx.events.shared_from(session.lineage, anchor, limit=_MOST_EVENTS)
-        events = [event for event in events if event.seq > opening.last_seq]
+        found = [event for event in events if event.seq > opening.last_seq]
+        events = [event for event in found if not event.redacted]
+        redacted = len(found) - len(events)
         rendered = [self._event_tokens(event) for event in events]
         anchor, first = window.anchor_that_fits([event.token_start for event in events], rendered, anchor, room)
         events = events[first:]
         part = _Part(tuple(render.event_message(event) for event in events), sum(rendered[first:]))
         if not anchor:  # nothing was left out: the window begins where the log does
-            return _Window(part, anchor, opening.last_seq + 1)
-        return _Window(part, anchor, events[0].seq if events else session.last_seq + 1)
+            return _Window(part, anchor, opening.last_seq + 1, redacted)
+        return _Window(part, anchor, events[0].seq if events else session.last_seq + 1, redacted)
 
     async def _summary(self, session: Session, request: ContextRequest, anchor: int) -> _Part:
         """The key sentences that say most within the summary's share."""
@@ -173,7 +178,8 @@ class Contexts:
         if principal.agent_id is None or not request.include.window:
             return _Part(), frozenset()
         async with self._storage.read() as tx:
-            events = await tx.events.private_from(session.lineage, principal.agent_id, first_seq, limit=1_000)
+            found = await tx.events.private_from(session.lineage, principal.agent_id, first_seq, limit=1_000)
+        events = [event for event in found if not event.redacted]
         room = min(room, int(request.max_tokens * window.PRIVATE_SHARE))
         kept: list[Event] = []
         for event in reversed(events):

@@ -15,13 +15,14 @@ from typing import Any
 
 from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange, Position
-from memory.domain.errors import Forbidden, Retryable
+from memory.domain.errors import Forbidden, NotFound, Retryable
 from memory.domain.operations import Operation, OperationKind, OperationState, Receipt
-from memory.domain.principals import Principal
+from memory.domain.principals import Principal, Scope
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
 from memory.services.keeping import seen
+from memory.services.redaction import redact
 from memory.services.removal import Removal, descendants
 from memory.services.tasks import CONSOLIDATE, PURGE, subject_of_session
 from memory.tiers.base import Tier
@@ -99,6 +100,38 @@ class Forgetting:
             subject = f"memory:{memory.memory_key}"
             operation_id = await self._promise(tx, memory.tenant_id, subject, memory.session_id, position, counts)
         return await self.erase(memory.tenant_id, (), operation_id)
+
+    async def redact_event(self, principal: Principal, session_id: str, event_id: str) -> Receipt | Operation:
+        """Takes an event's content out of the log, and of all that was made of it, in every fork; its place stays.
+
+        Raises NotFound, also for what is redacted already, and Forbidden.
+        """
+        tenant_id, now = principal.tenant_id, self._clock.now()
+        async with self._storage.write() as tx:
+            session = await access.session(tx, principal, session_id, AgentRole.WRITER)
+            family = {one.session_key: one for one in await tx.sessions.family_locked(session)}
+            lineage = family[session.session_key].lineage
+            event = next(iter(await tx.events.by_ids(lineage, [event_id])), None)
+            if event is None or event.redacted or event.audience not in Scope.of(principal, None).audiences:
+                raise NotFound(f"there is no event '{event_id}' in '{session_id}' that could be redacted")
+            counts = Counter(NOTHING)
+            counts.update(await redact(tx, event, list(family.values()), tenant_id, now))
+            gone = NewChange(ChangeKind.REDACTED, tenant_id, event.session_key, event.seq, event.seq)
+            position = await tx.changes.add(gone)
+            subject, owner = subject_of_session(event.session_key), family[event.session_key]
+            index, is_new = await tx.operations.enqueue(
+                tenant_id,
+                OperationKind.INDEX,
+                subject,
+                now,
+                session_key=owner.session_key,
+                session_id=owner.session_id,
+                unit="events",
+            )
+            operation_id = await self._promise(tx, tenant_id, f"event:{event.event_key}", session_id, position, counts)
+        if is_new:
+            self._jobs.send(CONSOLIDATE, index)
+        return await self.erase(tenant_id, family, operation_id)
 
     async def finish_purge(self, operation_id: str, *, within: float = math.inf) -> None:
         """Writes the receipt once every live follower has confirmed and the database's files are clean.

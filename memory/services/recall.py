@@ -235,7 +235,8 @@ def _merged(found: list[Candidates], fused: list[Fused]) -> tuple[NDArray[np.int
 def _visible_event(event: Event, session: Session, scope: Scope) -> bool:
     """The database's word on what the index says (invariant I3 has two gates)."""
     inside = scope.shows(event.session_key, event.seq) is not None
-    return inside and session.tenant_id == scope.tenant_id and event.audience in scope.audiences
+    visible = inside and session.tenant_id == scope.tenant_id and event.audience in scope.audiences
+    return visible and not event.redacted
 
 
 def _memory_shown(memory: Memory, scope: Scope) -> int | None:

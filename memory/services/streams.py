@@ -46,6 +46,7 @@ class _Feed:
     characters: int = 0
     readers: set[asyncio.Event] = field(default_factory=set)
     ended: bool = False
+    redactions: int = 0
     task: asyncio.Task[None] | None = None
 
     def add(self, events: list[Event], seen: int) -> None:
@@ -58,6 +59,12 @@ class _Feed:
             self.floor = oldest.seq
         if events:
             self.wake()
+
+    def forget(self) -> None:
+        """Something of it lost its content: nothing is kept of what was."""
+        self.recent.clear()
+        self.characters = 0
+        self.floor = self.seen
 
     def after(self, seq: int) -> list[Event]:
         behind = 0
@@ -120,10 +127,11 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """`seen`: nothing more is visible up to that `seq`."""
+    """`seen`: nothing more is visible up to that `seq`. `redactions`: in the session by then."""
 
     events: list[Event]
     seen: int
+    redactions: int
 
 
 class Streams:
@@ -174,7 +182,8 @@ class Streams:
             except Forbidden:
                 return None
             events = await tx.events.page(session.lineage, feed.audiences, after_seq=after_seq, limit=_PAGE)
-        return _Page(events, events[-1].seq if len(events) == _PAGE else max(session.last_seq, after_seq))
+        seen = events[-1].seq if len(events) == _PAGE else max(session.last_seq, after_seq)
+        return _Page(events, seen, session.redactions)
 
     async def _feed(self, principal: Principal, session_id: str, after_seq: int | None) -> _Feed:
         async with self._storage.read() as tx:
@@ -185,7 +194,8 @@ class Streams:
         name, last = (session.session_key, principal.agent_id), session.last_seq
         if name not in self._feeds:
             audiences = Scope.of(principal, None).audiences
-            feed = self._feeds[name] = _Feed(*name, audiences, floor=last, seen=last)
+            feed = _Feed(*name, audiences, floor=last, seen=last, redactions=session.redactions)
+            self._feeds[name] = feed
             feed.task = asyncio.create_task(self._keep_reading(feed))
         return self._feeds[name]
 
@@ -208,6 +218,9 @@ class Streams:
         if page is None:
             feed.end()
             return False
+        if page.redactions != feed.redactions:
+            feed.redactions = page.redactions
+            feed.forget()
         feed.add(page.events, page.seen)
         return len(page.events) == _PAGE
 

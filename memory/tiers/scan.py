@@ -35,6 +35,7 @@ def matching(events: Sequence[Event], scope: Scope, conditions: Conditions, sess
         event
         for event, session_key in shown
         if session_key is not None
+        and not event.redacted
         and event.audience in scope.audiences
         and _accepted(event, conditions, session_ids.get(session_key))
     ]

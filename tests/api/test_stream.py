@@ -139,3 +139,17 @@ def test_who_goes_away_leaves_nothing_behind(http: httpx.Client) -> None:
     say(http, "left", "two")  # nobody is there to be told
     with following(http, "left", params={"after_seq": 1}) as events:
         assert next(events)["content"] == "two"
+
+
+def test_a_redacted_event_is_told_without_its_content(http: httpx.Client) -> None:
+    say(http, "redacted", "before")
+    with following(http, "redacted") as slow:
+        next(slow)
+        say(http, "redacted", "a tangerine")
+        event_id = http.get("/v1/sessions/redacted/events").json()["items"][1]["event_id"]
+        time.sleep(0.2)  # it is kept for readers who are a little behind
+        assert http.delete(f"/v1/sessions/redacted/events/{event_id}").status_code in (200, 202)
+        time.sleep(1.2)
+        with following(http, "redacted", params={"after_seq": 1}) as late:
+            told = next(late)
+        assert (told["seq"], told["content"], told["redacted"]) == (2, "", True)

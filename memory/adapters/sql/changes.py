@@ -92,9 +92,15 @@ class SqlChanges:
 
     async def event_facts(self, session_key: int, first_seq: int, last_seq: int) -> list[ItemFacts]:
         query = sa.select(*_FACTS_OF_EVENTS).where(
-            events.c.session_key == session_key, events.c.seq.between(first_seq, last_seq)
+            events.c.session_key == session_key, events.c.seq.between(first_seq, last_seq), ~events.c.redacted
         )
         return [_event_facts(row) for row in await self._db.execute(query.order_by(events.c.seq))]
+
+    async def redacted_items(self, session_key: int, first_seq: int, last_seq: int) -> list[ItemId]:
+        query = sa.select(events.c.event_key).where(
+            events.c.session_key == session_key, events.c.seq.between(first_seq, last_seq), events.c.redacted
+        )
+        return [event_item(row.event_key) for row in await self._db.execute(query)]
 
     async def memory_facts(self, memory_key: int) -> ItemFacts | None:
         query = sa.select(memories).where(memories.c.memory_key == memory_key)
@@ -127,7 +133,7 @@ class SqlChanges:
         of_events = (
             sa.select(*_FACTS_OF_EVENTS)
             .join(sessions, sessions.c.session_key == events.c.session_key)
-            .where(sessions.c.tenant_id == tenant_id)
+            .where(sessions.c.tenant_id == tenant_id, ~events.c.redacted)
         )
         if after_item is not None:
             of_events = of_events.where(events.c.event_key > after_item // 2)

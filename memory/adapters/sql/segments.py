@@ -134,8 +134,10 @@ class SqlSegments:
         values = [{"key": k, "cluster": c, "held": c is not None} for k, c in assignment.items()]
         await self._db.execute(statement, values)
 
-    async def unsee(self, session_key: int, space: str) -> None:
-        statement = segments.update().where(segments.c.session_key == session_key, segments.c.space == space)
+    async def unsee(self, session_key: int, space: str | None) -> None:
+        statement = segments.update().where(segments.c.session_key == session_key)
+        if space is not None:
+            statement = statement.where(segments.c.space == space)
         await self._db.execute(statement.values(cluster_key=None, semantic=None))
 
     async def used(self, uses: Mapping[ItemId, int], now: datetime) -> None:

@@ -194,6 +194,14 @@ class SqlSessions:
         first = await along(self._db, query, stretches, events.c.session_key, events.c.seq, limit=1)
         return first[0].token_start if first else None
 
+    async def redacted(self, session_key: int) -> None:
+        one_more = {"redactions": sessions.c.redactions + 1, "semantic_version": sessions.c.semantic_version + 1}
+        await self._db.execute(sessions.update().where(sessions.c.session_key == session_key).values(one_more))
+
+    async def all_redactions(self, tenant_id: str) -> int:
+        total = sa.func.coalesce(sa.func.sum(sessions.c.redactions), 0)
+        return int((await self._db.execute(sa.select(total).where(sessions.c.tenant_id == tenant_id))).scalar_one())
+
     async def family_locked(self, session: Session) -> list[Session]:
         of_family = sa.or_(sessions.c.family_key == session.family, sessions.c.session_key == session.family)
         query = sa.select(sessions).where(of_family).order_by(sessions.c.session_key).with_for_update()
@@ -218,6 +226,7 @@ class SqlSessions:
         tokens = sa.select(sa.func.coalesce(sa.func.sum(events.c.token_count), 0)).where(log)
         size = int((await self._db.execute(tokens)).scalar_one())
         kept = {"vectors": await self._count(segments, vectors)}
+        redactions = await self._count(events, sa.and_(log, events.c.redacted))
         kept["events"] = await self._move(events, log, heir)
         # The clusters hold what goes as well: the heir's tier takes the segments in anew.
         kept["segments"] = await self._move(segments, pieces, heir, cluster_key=None, semantic=None)
@@ -233,6 +242,7 @@ class SqlSessions:
             "inherited_tokens": sessions.c.inherited_tokens - size,
             "segmented_seq": cut,
             "semantic_version": sessions.c.semantic_version + 1,
+            "redactions": sessions.c.redactions + redactions,
         }
         await self._db.execute(sessions.update().where(sessions.c.session_key == heir).values(**changed))
         return kept

@@ -1,11 +1,11 @@
 """Summaries of the shared log, one per step of the token axis."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from memory.adapters.sql.statements import upsert
+from memory.adapters.sql.statements import one_of, upsert
 from memory.adapters.sql.tables import summaries
 
 
@@ -22,6 +22,10 @@ class SqlSummaries:
         )
         row = (await self._db.execute(query)).first()
         return (0, []) if row is None else (row.step, row.sentences)
+
+    async def forget(self, session_keys: Collection[int]) -> int:
+        statement = summaries.delete().where(one_of(self._db, summaries.c.session_key, session_keys))
+        return (await self._db.execute(statement)).rowcount
 
     async def add(self, session_key: int, steps: Mapping[int, Sequence[str]]) -> None:
         if not steps:

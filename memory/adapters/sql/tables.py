@@ -72,6 +72,7 @@ sessions = sa.Table(
     sa.Column("inherited", Json, comment="stretches of other logs: [session_key, first, last seq, memory, tokens]"),
     sa.Column("inherited_events", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("inherited_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("redactions", sa.Integer, nullable=False, server_default="0", comment="of its own events, so far"),
     sa.Column("closed", sa.Boolean, nullable=False, server_default=sa.false(), comment="to all but its agents"),
     sa.Column(
         "slid_tokens",
@@ -112,6 +113,7 @@ events = sa.Table(
     sa.Column("token_start", sa.BigInteger, nullable=False),
     sa.Column("turn", sa.BigInteger, nullable=False),
     sa.Column("tokenizer", sa.String(64), nullable=False, comment="what the tokens were counted with"),
+    sa.Column("redacted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.ForeignKeyConstraint(["session_key"], ["sessions.session_key"]),
     sa.UniqueConstraint("session_key", "seq"),
     sa.UniqueConstraint("session_key", "event_id"),

@@ -86,7 +86,8 @@ async def vector_pages(storage: Storage, tenant_id: str, space: str) -> AsyncIte
 async def count(storage: Storage, tenant_id: str) -> int:
     """Items of a tenant in the database."""
     async with storage.read() as tx:
-        return (await tx.sessions.totals(tenant_id))["events"] + await tx.memories.count(tenant_id)
+        events = (await tx.sessions.totals(tenant_id))["events"] - await tx.sessions.all_redactions(tenant_id)
+        return events + await tx.memories.count(tenant_id)
 
 
 async def head(storage: Storage) -> Position:
@@ -141,5 +142,7 @@ async def _read(tx: UnitOfWork, change: Change, space: str, index: TenantIndex, 
             else:
                 batch.facts.append(facts)
                 batch.vectors += await tx.changes.vectors_of_memory(space, change.memory_key)
+        case ChangeKind.REDACTED if key is not None:
+            batch.gone += await tx.changes.redacted_items(key, first, last)
         case ChangeKind.SESSION_PURGED if key is not None:
             batch.gone += index.items_of_session(key)

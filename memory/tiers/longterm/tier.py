@@ -43,7 +43,8 @@ _HEARTBEAT = 5.0
 _PATIENCE = 2.0
 """Seconds that a purge waits for the files to be clean before it is confirmed later."""
 _TRY_AGAIN = 60.0
-_REMOVALS = (ChangeKind.SESSION_PURGED, ChangeKind.MEMORY)
+_GONE = (ChangeKind.SESSION_PURGED, ChangeKind.REDACTED)
+_REMOVALS = (*_GONE, ChangeKind.MEMORY)
 
 
 class LongTermTier:
@@ -310,7 +311,7 @@ class LongTermTier:
 
     async def _with_purges(self, changes: list[Change]) -> set[str]:
         """The tenants of which something is gone; a memory that was only edited is still there."""
-        found = {change.tenant_id for change in changes if change.kind is ChangeKind.SESSION_PURGED}
+        found = {change.tenant_id for change in changes if change.kind in _GONE}
         edited = [change for change in changes if change.kind is ChangeKind.MEMORY and change.tenant_id not in found]
         async with self._storage.read() as tx:
             for change in edited:
