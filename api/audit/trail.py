@@ -48,13 +48,16 @@ class Trail:
             return False
         ids = {name: value for name, value in scope.get("path_params", {}).items() if CLIENT_ID.fullmatch(str(value))}
         session_id = ids.pop("session_id", None)
+        named = self._sessions or (() if session_id is None else (session_id,))
+        if status == _FORBIDDEN and len(named) > 1:
+            named = ()  # which of them it was is not known, and a refusal must not write a thousand rows
         container.audit.note(
             self.principal.tenant_id,
             _action(scope),
             status,
             caller=self.principal.caller_id,
             agent_id=self.principal.agent_id,
-            session_ids=self._sessions or (() if session_id is None else (session_id,)),
+            session_ids=named,
             subject=self._subject or next(iter(ids.values()), None),
             request_id=scope["state"].get("request_id"),
         )

@@ -87,9 +87,17 @@ async def get(app: App, caller: Reader, memory_id: MemoryId, response: Response)
 
 @router.patch("/{memory_id}", summary="Change a memory", responses=problems(404, 409, 412))
 async def update(
-    app: App, caller: Writer, memory_id: MemoryId, body: PatchMemory, response: Response, if_match: IfMatch = None
+    app: App,
+    caller: Writer,
+    memory_id: MemoryId,
+    body: PatchMemory,
+    response: Response,
+    spent: Spending,
+    if_match: IfMatch = None,
 ) -> MemoryAnswer:
-    memory = await app.memories.update(caller, memory_id, body.changes(), if_match=if_match)
+    changes = body.changes()
+    memory = await app.memories.update(caller, memory_id, changes, if_match=if_match)
+    spent.tokens(memory.token_count if "text" in changes else 0)
     response.headers["ETag"] = memory.etag
     return MemoryAnswer.model_validate(memory)
 
@@ -108,9 +116,16 @@ async def history(app: App, caller: Reader, memory_id: MemoryId, wanted: PagePar
     responses=problems(404, 409, 412),
 )
 async def supersede(
-    app: App, caller: Writer, memory_id: MemoryId, body: SupersedeMemory, response: Response, if_match: IfMatch = None
+    app: App,
+    caller: Writer,
+    memory_id: MemoryId,
+    body: SupersedeMemory,
+    response: Response,
+    spent: Spending,
+    if_match: IfMatch = None,
 ) -> MemoryAnswer:
     memory = await app.history.supersede(caller, memory_id, body.text, body.reason, if_match=if_match)
+    spent.tokens(memory.token_count)
     response.headers["ETag"] = memory.etag
     response.headers["Location"] = f"/v1/memories/{memory.memory_id}"
     return MemoryAnswer.model_validate(memory)

@@ -16,6 +16,11 @@ class AgentRole(StrEnum):
     def allows(self, needed: "AgentRole") -> bool:
         return _RANKS[self] >= _RANKS[needed]
 
+    @property
+    def enough(self) -> tuple["AgentRole", ...]:
+        """The roles that allow it."""
+        return tuple(role for role in AgentRole if role.allows(self))
+
 
 _RANKS = {AgentRole.READER: 0, AgentRole.WRITER: 1, AgentRole.OWNER: 2}
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from memory.domain.agents import AgentRole
 from memory.domain.lineage import Stretch
 
 DEFAULT_TENANT = "default"
@@ -22,10 +23,12 @@ ALL_SCOPES = frozenset(KeyScope)
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Which sessions of its tenant a caller may read: these (None: all), but no closed one without its agent."""
+    """Which sessions of its tenant a caller may read (`needed`: or more): these (None: all), but no closed one in which
+    its agent has not that role."""
 
     session_ids: frozenset[str] | None
     agent_id: str | None
+    needed: AgentRole = AgentRole.READER
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,10 @@ class Scope:
     session_keys: tuple[int, ...] | None
     audiences: frozenset[str]
     inherited: tuple[Inherited, ...] = ()
+    _keys: frozenset[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_keys", frozenset(self.session_keys or ()))
 
     @staticmethod
     def of(
@@ -114,13 +121,13 @@ class Scope:
 
     def shows(self, session_key: int, seq: int) -> int | None:
         """The session as part of which an event is visible, whatever its audience; None: it is not."""
-        if self.session_keys is None or session_key in self.session_keys:
+        if self.session_keys is None or session_key in self._keys:
             return session_key
         return next((one.heir for one in self.inherited if one.stretch.holds(session_key, seq)), None)
 
     def shows_memory(self, session_key: int, memory_key: int) -> int | None:
         """The same of a memory that belongs to a session."""
-        if self.session_keys is None or session_key in self.session_keys:
+        if self.session_keys is None or session_key in self._keys:
             return session_key
         return next((one.heir for one in self.inherited if one.stretch.holds_memory(session_key, memory_key)), None)
 

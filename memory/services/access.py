@@ -66,11 +66,14 @@ async def locked(
 
 
 async def managed(tx: UnitOfWork, principal: Principal, session_id: str) -> Session:
-    """A session whose agents the caller may name: with the scope `admin`, or as one of its owners.
+    """A session whose agents the caller may name: with the scope `admin`, or as one of its owners. Locked.
 
     Raises NotFound and Forbidden.
     """
-    found = await any_session(tx, principal, session_id)
+    check_reach(principal, session_id)
+    found = await tx.sessions.locked(principal.tenant_id, session_id)
+    if found is None:
+        raise _absent(session_id)
     if KeyScope.ADMIN not in principal.scopes:
         if not found.closed:
             raise Forbidden("the first agents of a session are named with the scope 'admin'")
@@ -125,7 +128,19 @@ async def scope(tx: UnitOfWork, principal: Principal, session_ids: Sequence[str]
     lineages = sorted(found.values(), key=lambda lineage: lineage.session_key)
     keys = tuple(lineage.session_key for lineage in lineages)
     inherited = [Inherited(lineage.session_key, s) for lineage in lineages for s in lineage.elsewhere]
-    return Scope.of(principal, keys, tuple(one for one in inherited if one.stretch.session_key not in keys))
+    asked = set(keys)
+    return Scope.of(principal, keys, tuple(one for one in inherited if one.stretch.session_key not in asked))
+
+
+async def reads(tx: UnitOfWork, principal: Principal, found: Session) -> bool:
+    """Whether the caller may see its content: an operator may see the rest."""
+    if KeyScope.READ not in principal.scopes:
+        return False
+    try:
+        await check_roles(tx, found, [principal.agent_id], AgentRole.READER)
+    except Forbidden:
+        return False
+    return True
 
 
 def check_unchanged(if_match: str | None, etag: str) -> None:

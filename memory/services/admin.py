@@ -79,15 +79,17 @@ class Admin:
         ]
 
     async def session_tiers(self, principal: Principal, session_id: str) -> dict[str, Any]:
-        """Raises NotFound. Clusters of other agents' private events are not shown; sentences are of shared events."""
+        """Raises NotFound. Clusters of other agents' private events are not shown; sentences are of shared events, and
+        only for who may read the session."""
         audiences = Scope.of(principal, None).audiences
         async with self._storage.read() as tx:
             session = await access.any_session(tx, principal, session_id)
             window = await self._hot.window(tx, session)
             clusters, held = await self._semantic.holdings(tx, session)
+            reads = await access.reads(tx, principal, session)
         clusters = [cluster for cluster in clusters if cluster.audience in audiences]
         held = [segment for segment in held if segment.audience in audiences]
-        about = await self._clusters.about(held)
+        about = await self._clusters.about(held if reads else [])
         kv = (await self._kv.report(principal.tenant_id, session_id)).session
         places = flat_layout([cluster.centroid for cluster in clusters])
         tokens = sum(part.tokens for part in window)

@@ -57,8 +57,10 @@ class Filling:
             current = {one.segment_key: one for one in await tx.spaces.unfilled(tenant_id, space, after, _PAGE)}
             left = [current[one.segment_key] for one in page if one.segment_key in current]
             await self._write(tx, tenant_id, space, made, left)
-            await self._note(tx, operation, len({one.item for one in page}), page[-1].segment_key)
-        return page[-1].segment_key
+            # What came late may have pushed the end of the page out of this look: it comes again.
+            reached = page[-1].segment_key if len(current) < _PAGE else max(current)
+            await self._note(tx, operation, len({one.item for one in left}), reached)
+        return reached
 
     async def _made(
         self, tenant_id: str, models: Models, page: Sequence[Unfilled], texts: dict[ItemId, str]

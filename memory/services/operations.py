@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import Conflict, NotFound
 from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState
-from memory.domain.principals import Principal
+from memory.domain.principals import KeyScope, Principal
 from memory.ports.jobs import Clock
-from memory.ports.storage import Storage
+from memory.ports.storage import Storage, UnitOfWork
+from memory.services import access
 
 
 class Operations:
@@ -18,7 +20,7 @@ class Operations:
         """Raises NotFound."""
         async with self._storage.read() as tx:
             found = await tx.operations.get(principal.tenant_id, operation_id)
-        return _reachable(principal, operation_id, found)
+            return await _reachable(tx, principal, operation_id, found, AgentRole.READER)
 
     async def page(
         self,
@@ -41,7 +43,8 @@ class Operations:
     async def cancel(self, principal: Principal, operation_id: str) -> Operation:
         """Raises NotFound, and Conflict for what is over or must not stay half done."""
         async with self._storage.write() as tx:
-            found = _reachable(principal, operation_id, await tx.operations.get(principal.tenant_id, operation_id))
+            found = await tx.operations.get(principal.tenant_id, operation_id)
+            found = await _reachable(tx, principal, operation_id, found, AgentRole.WRITER)
             if found.state not in UNFINISHED:
                 raise Conflict(f"the operation is over: {found.state}")
             if found.kind in (OperationKind.PURGE, OperationKind.FORGET):
@@ -52,8 +55,14 @@ class Operations:
         return await self.get(principal, operation_id)
 
 
-def _reachable(principal: Principal, operation_id: str, found: Operation | None) -> Operation:
+async def _reachable(
+    tx: UnitOfWork, principal: Principal, operation_id: str, found: Operation | None, needed: AgentRole
+) -> Operation:
+    """Raises NotFound, and Forbidden for what is done in a closed session without that role."""
     hidden = found is not None and found.session_id is not None and not principal.may_reach(found.session_id)
     if found is None or hidden:
         raise NotFound(f"there is no operation '{operation_id}'")
+    session = (await tx.sessions.by_keys([found.session_key])).get(found.session_key) if found.session_key else None
+    if session is not None and KeyScope.ADMIN not in principal.scopes:
+        await access.check_roles(tx, session, [principal.agent_id], needed)
     return found

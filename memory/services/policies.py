@@ -7,10 +7,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from memory.domain.agents import AgentRole
 from memory.domain.changes import ChangeKind, NewChange, Position
 from memory.domain.errors import InvalidInput
 from memory.domain.forgetting import ForgetPolicy, Outline, Verdict, judge
@@ -189,7 +190,7 @@ async def _considered(tx: UnitOfWork, principal: Principal, policy: ForgetPolicy
             limit=_PAGE,
             alive_at=now,
             kinds=policy.kinds,
-            reach=principal.reach,
+            reach=replace(principal.reach, needed=AgentRole.WRITER),
             with_metadata=policy.filter is not None,
         )
         found += [outline for outline in page if policy.filter is None or memory_passes(policy.filter, outline)]

@@ -65,7 +65,9 @@ class Reembedding:
         begun = []
         for tenant_id, space in tenants.items():
             if space is None or space == target:
-                await self._settle_with(tenant_id, target)
+                going_on = await self._settle_with(tenant_id, target)
+                if not going_on and await self._lacks(tenant_id, target):
+                    begun.append(await self._promise(tenant_id, target, target))
                 continue
             if self._spaces.loaded(space) is not None:
                 self._spaces.serve(tenant_id, space)
@@ -78,7 +80,8 @@ class Reembedding:
         async with self._storage.read() as tx:
             space = await tx.spaces.of(tenant_id)
             known = await tx.operations.unfinished(tenant_id, OperationKind.REEMBED, SUBJECT_SPACE)
-        if space is None or (space == target and known is None):
+        complete = space == target and known is None and not await self._lacks(tenant_id, target)
+        if space is None or complete:
             raise Conflict("everything is embedded with the configured model: set STRATAMEM_EMBEDDER to another")
         began = known is not None and space == target
         operation_id = known.operation_id if known and began else await self._promise(tenant_id, space, target)
@@ -93,7 +96,7 @@ class Reembedding:
             space = await tx.spaces.of(tenant_id)
             moving = await tx.operations.unfinished(tenant_id, OperationKind.REEMBED, SUBJECT_SPACE)
             others = [] if space is None else await tx.spaces.others(tenant_id, space)
-            left = await tx.spaces.count_unfilled(tenant_id, target) if moving or space not in (None, target) else 0
+            left = 0 if space is None else await tx.spaces.count_unfilled(tenant_id, target)
         return {
             "configured": target,
             "space": space,
@@ -103,6 +106,11 @@ class Reembedding:
             "words_only": self._spaces.left_to_words(tenant_id),
             "operation_id": None if moving is None else moving.operation_id,
         }
+
+    async def _lacks(self, tenant_id: str, space: str) -> bool:
+        """Whether something is embedded in other spaces only."""
+        async with self._storage.read() as tx:
+            return bool(await tx.spaces.unfilled(tenant_id, space, 0, 1))
 
     async def reembed(self, operation_id: str) -> None:
         """May be killed anywhere, and run by two at once."""
@@ -135,15 +143,20 @@ class Reembedding:
         self._jobs.send(REEMBED, operation_id)
         return operation_id
 
-    async def _settle_with(self, tenant_id: str, target: str) -> None:
-        """At a start: what was under way when the operator set the old model again ends; what goes on is named."""
+    async def _settle_with(self, tenant_id: str, target: str) -> bool:
+        """At a start: what was under way when the operator set the old model again ends; what goes on is named.
+
+        Whether something goes on towards this space.
+        """
         async with self._storage.write() as tx:
             known = await tx.operations.unfinished(tenant_id, OperationKind.REEMBED, SUBJECT_SPACE)
             facts = {} if known is None else noted(known)
             if known is not None and facts.get("to") != target:
                 await tx.operations.finish(known.operation_id, OperationState.CANCELLED, self._clock.now())
-        if facts.get("to") == target and facts.get("words"):
+        going_on = facts.get("to") == target
+        if going_on and facts.get("words"):
             self._leave_to_words(tenant_id, facts["from"])
+        return going_on
 
     def _leave_to_words(self, tenant_id: str, space: str) -> None:
         reason = (
@@ -167,9 +180,10 @@ class Reembedding:
             while (reached := await self._filling.fill(operation, self._spaces.current, after)) is not None:
                 after = reached
                 await asyncio.to_thread(self._give_way)
-            if await self._move(operation.tenant_id, target, after):
+            if await self._move(operation.tenant_id, target):
                 await self._settle(operation)
                 return True
+            after = 0  # a transaction that began early may have committed segments before the place that was reached
 
     async def _count(self, operation: Operation, target: str) -> None:
         facts = noted(operation)
@@ -182,13 +196,13 @@ class Reembedding:
             await tx.operations.enqueue(operation.tenant_id, kind, SUBJECT_SPACE, now, total=total, unit="items")
             await tx.operations.note(operation.operation_id, facts | {"counted": True})
 
-    async def _move(self, tenant_id: str, target: str, after: int) -> bool:
+    async def _move(self, tenant_id: str, target: str) -> bool:
         """False: something came that is not filled yet."""
         try:
             async with self._storage.write() as tx:
                 if await tx.spaces.of(tenant_id) != target:
                     await self._move_rows(tx, tenant_id, target)
-                if await tx.spaces.unfilled(tenant_id, target, after, 1):
+                if await tx.spaces.unfilled(tenant_id, target, 0, 1):
                     raise _NotYet
                 await tx.changes.add(NewChange(ChangeKind.SPACE, tenant_id))
         except _NotYet:
@@ -229,8 +243,8 @@ async def drop_others(storage: Storage, tenant_id: str, limit: int = 2_000) -> i
             space = await tx.spaces.of(tenant_id, held=True)
             moving = await tx.operations.unfinished(tenant_id, OperationKind.REEMBED, SUBJECT_SPACE)
             others = [] if space is None or moving is not None else await tx.spaces.others(tenant_id, space)
-            if not others:
-                return dropped
+            if not others or space is None or await tx.spaces.unfilled(tenant_id, space, 0, 1):
+                return dropped  # what is in no other space yet would lose its only vector
             for codebook in await tx.codebooks.all(tenant_id, others[0]):
                 await tx.codebooks.remove(codebook.codebook_key)
             dropped += await tx.spaces.drop(tenant_id, others[0], limit)

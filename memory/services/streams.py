@@ -6,7 +6,7 @@ What is new is read once for all readers who may see the same; who comes late, o
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,12 +20,14 @@ from memory.ports.storage import Storage
 from memory.services import access
 
 MOST = 1_000
-"""Readers in one process."""
+"""Readers in one process; half of them may be of one tenant."""
 _PAGE = 64
 """Events; one may have a megabyte."""
 _RECENT = 1_024
-_RECENT_CHARACTERS = 4_000_000
-"""Kept of a log for readers who are a little behind."""
+_RECENT_CHARACTERS = 1_000_000
+"""Kept of a log for readers who are a little behind, for each agent that follows it."""
+_PIECE_CHARACTERS = 1_000_000
+"""Handed to a reader at once, or one event: it is held while the reader takes it."""
 _LOOK_EVERY = 1.0
 """Seconds between two looks without a notice."""
 
@@ -73,7 +75,7 @@ class _Feed:
                 break
             behind += 1
         first = len(self.recent) - behind
-        return [self.recent[place] for place in range(first, min(first + _PAGE, len(self.recent)))]
+        return _piece([self.recent[place] for place in range(first, min(first + _PAGE, len(self.recent)))])
 
     def end(self) -> None:
         self.ended = True
@@ -117,7 +119,7 @@ class Reader:
         while self.position < self._feed.floor:
             page = await self._streams.page(self._feed, self.position)
             if page is None or page.events:
-                return None if page is None else page.events
+                return None if page is None else _piece(page.events)
             self.position = max(self.position, page.seen)
         return self._feed.after(self.position)
 
@@ -141,6 +143,7 @@ class Streams:
         self._most = most
         self._feeds: dict[tuple[int, str | None], _Feed] = {}
         self._readers = 0
+        self._of_tenants: Counter[str] = Counter()
         self._stopped = False
 
     @property
@@ -150,9 +153,11 @@ class Streams:
     @asynccontextmanager
     async def reader(self, principal: Principal, session_id: str, after_seq: int | None) -> AsyncIterator[Reader]:
         """`after_seq` None: from now on. Raises NotFound, SequenceConflict when the log is shorter, TooManyStreams."""
-        if self._readers >= self._most or self._stopped:
+        of_tenant = self._of_tenants[principal.tenant_id]
+        if self._readers >= self._most or of_tenant >= max(1, self._most // 2) or self._stopped:
             raise TooManyStreams(f"{self._readers} streams are open here already: try again later, or read pages")
         self._readers += 1
+        self._of_tenants[principal.tenant_id] += 1
         try:
             feed = await self._feed(principal, session_id, after_seq)
             reader = Reader(self, feed, feed.seen if after_seq is None else after_seq)
@@ -164,6 +169,9 @@ class Streams:
                     await self._stop(feed)
         finally:
             self._readers -= 1
+            self._of_tenants[principal.tenant_id] -= 1
+            if not self._of_tenants[principal.tenant_id]:
+                del self._of_tenants[principal.tenant_id]
 
     def end(self) -> None:
         """Every stream ends now, and none begins: the process stops."""
@@ -230,3 +238,13 @@ class Streams:
         feed.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await feed.task
+
+
+def _piece(events: list[Event]) -> list[Event]:
+    """The first of them, as many as are handed over at once."""
+    room = _PIECE_CHARACTERS
+    for place, event in enumerate(events):
+        room -= len(event.content)
+        if room < 0:
+            return events[: max(1, place)]
+    return events

@@ -35,6 +35,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    closed = op.get_bind().execute(sa.text("SELECT COUNT(*) FROM sessions WHERE closed")).scalar_one()
+    if closed:
+        raise RuntimeError(f"{closed} sessions are closed to all but their agents, which the version before can't do")
     op.drop_table("session_agents")
     op.drop_index("ix_sessions_closed", "sessions")
     op.drop_column("sessions", "closed")

@@ -128,6 +128,14 @@ def test_a_memory_of_a_closed_session_is_its_agents(http: httpx.Client, closed: 
     assert http.patch(path, json={"pinned": True}, headers=acting("bob")).status_code == 200
 
 
+def test_a_reader_purges_no_memory_by_a_policy(http: httpx.Client, closed: str) -> None:
+    memory = {"text": f"note of {closed}", "kind": "note", "visibility": "session", "session_id": closed}
+    made = http.post("/v1/memories", json={"memories": [memory]}, headers=acting("bob")).json()["items"][0]
+    policy = {"policy": {"kinds": ["note"], "keep_top": 0}, "dry_run": False}
+    assert http.post("/v1/memories/forget", json=policy, headers=acting("cyd")).is_success
+    assert http.get(f"/v1/memories/{made['memory_id']}", headers=acting("cyd")).status_code == 200
+
+
 def test_agents_are_listed_and_removed_and_the_session_stays_closed(http: httpx.Client, closed: str) -> None:
     path = f"/v1/sessions/{closed}/agents"
     first = http.get(path, params={"limit": 2}, headers=acting("cyd")).json()

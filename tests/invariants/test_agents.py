@@ -196,3 +196,20 @@ def test_no_agent_sees_what_a_session_keeps_from_it(shared: World) -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
+
+
+def test_an_operator_sees_the_tiers_of_a_session_and_no_sentence_that_it_may_not_read(shared: World) -> None:
+    tenant, admin = "operators", frozenset({KeyScope.ADMIN})
+    container, ann = shared.container, Principal("operators", agent_id="ann")
+
+    async def play() -> None:
+        await shared.say(ann, "s", "The password of the shed is tangerine.")
+        await shared.index(tenant)
+        await container.agents.put(ann, "s", "ann", AgentRole.OWNER)
+        assert "tangerine" in str(await container.admin.session_tiers(ann, "s"))
+        for other in (Principal(tenant), Principal(tenant, agent_id="bob"), Principal(tenant, admin, "ann")):
+            shown = await container.admin.session_tiers(other, "s")
+            assert shown["semantic"]["segments"] == 1
+            assert "tangerine" not in str(shown)
+
+    shared.run(play())

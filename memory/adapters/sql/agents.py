@@ -17,25 +17,32 @@ _CLOSED = sa.text("closed")
 """In the words of the partial index."""
 
 
-def listed(session_key: sa.ColumnElement[int], agent_id: str | None) -> sa.ColumnElement[bool]:
-    """Whether the session lists the agent."""
+def listed(
+    session_key: sa.ColumnElement[int], agent_id: str | None, needed: AgentRole = AgentRole.READER
+) -> sa.ColumnElement[bool]:
+    """Whether the session lists the agent, with that role or more."""
     if agent_id is None:
         return sa.false()
-    of_agent = sa.and_(session_agents.c.session_key == session_key, session_agents.c.agent_id == agent_id)
+    of_agent = sa.and_(
+        session_agents.c.session_key == session_key,
+        session_agents.c.agent_id == agent_id,
+        session_agents.c.role.in_(needed.enough),
+    )
     return sa.exists(sa.select(sa.literal(1)).where(of_agent).correlate(sessions))
 
 
-def readable(agent_id: str | None) -> sa.ColumnElement[bool]:
-    """Of rows of `sessions`: whether the agent may read it. One that an outer join did not find is readable."""
+def readable(agent_id: str | None, needed: AgentRole = AgentRole.READER) -> sa.ColumnElement[bool]:
+    """Of rows of `sessions`: whether the agent may read it, or more. One that an outer join did not find is."""
     is_open = sa.or_(sessions.c.closed.is_(None), sessions.c.closed.is_(sa.false()))
-    return sa.or_(is_open, listed(sessions.c.session_key, agent_id))
+    return sa.or_(is_open, listed(sessions.c.session_key, agent_id, needed))
 
 
 def within(connection: AsyncConnection, reach: Reach) -> sa.ColumnElement[bool]:
     """Of rows of `sessions`."""
+    allowed = readable(reach.agent_id, reach.needed)
     if reach.session_ids is None:
-        return readable(reach.agent_id)
-    return sa.and_(one_of(connection, sessions.c.session_id, reach.session_ids), readable(reach.agent_id))
+        return allowed
+    return sa.and_(one_of(connection, sessions.c.session_id, reach.session_ids), allowed)
 
 
 class SqlAgents:

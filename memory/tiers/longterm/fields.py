@@ -93,6 +93,8 @@ class Lacking:
     items: tuple[ItemId, ...] | None
     rows: int
     stale: Mapping[ItemId, int]
+    edits: int
+    """How many there had been by then."""
 
 
 class Fields:
@@ -113,14 +115,18 @@ class Fields:
     def lacking(self, name: str, catalogue: Catalogue) -> Lacking | None:
         """None: nothing."""
         kept, rows = self._kept.get(name), len(catalogue)
-        if kept is None or rows - len(kept.codes) > _NEW:
-            return Lacking(None, rows, {})
+        if kept is None or kept.catalogue is not catalogue or rows - len(kept.codes) > _NEW:
+            return Lacking(None, rows, {}, self._edits)
         new = catalogue.column("item")[len(kept.codes) :].tolist()
-        return Lacking((*new, *kept.stale), rows, dict(kept.stale)) if new or kept.stale else None
+        if not new and not kept.stale:
+            return None
+        return Lacking((*new, *kept.stale), rows, dict(kept.stale), self._edits)
 
     def put(self, name: str, catalogue: Catalogue, lacking: Lacking, values: Iterable[tuple[ItemId, Any]]) -> bool:
-        """False: there are too many distinct values to keep them."""
+        """False: they are not kept: there are too many distinct values, or an item was edited while all were read."""
         kept = self._kept.get(name)
+        if lacking.items is None and lacking.edits != self._edits:
+            return False
         if lacking.items is None or kept is None or kept.catalogue is not catalogue:
             kept = self._kept[name] = Kept(catalogue, np.full(lacking.rows, _NONE, np.int32))
         elif lacking.rows > len(kept.codes):

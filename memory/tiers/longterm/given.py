@@ -39,7 +39,7 @@ async def _read(tenant: OpenTenant, name: str, logs: tuple[int, ...] | None) -> 
 
 
 async def _kept(tenant: OpenTenant, index: TenantIndex, name: str) -> Kept | None:
-    """The field as the index keeps it, brought up to date; None: it has too many values for that."""
+    """The field as the index keeps it, brought up to date; None: it can't be kept, for this question at least."""
     async with tenant.lock.reading():
         lacking = index.fields.lacking(name, index.catalogue)
         catalogue = index.catalogue
@@ -51,8 +51,10 @@ async def _kept(tenant: OpenTenant, index: TenantIndex, name: str) -> Kept | Non
         else:
             values = await tx.changes.metadata_of(lacking.items, _path(name))
     async with tenant.lock.writing():
-        await asyncio.to_thread(index.fields.put, name, catalogue, lacking, values)
-    return index.fields.kept(name)
+        if index.catalogue is not catalogue:  # a compaction came between: its rows have other numbers
+            return None
+        kept = await asyncio.to_thread(index.fields.put, name, catalogue, lacking, values)
+    return index.fields.kept(name) if kept else None
 
 
 async def _sessions(tenant: OpenTenant, index: TenantIndex, question: Question) -> dict[int, str]:

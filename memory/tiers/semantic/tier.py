@@ -103,9 +103,10 @@ class SemanticTier:
         scope = question.scope
         vector = await question.vector() if question.space == self._spaces.of(scope.tenant_id).space else None
         async with self._storage.read() as tx:
-            keys = scope.session_keys
-            if keys is None:
-                limit = self._settings.cached_sessions
+            keys, limit = scope.session_keys, self._settings.cached_sessions
+            if keys is not None:
+                keys = keys[-limit:]  # as many as stay in memory: nobody names more, a scope that leaves some out does
+            else:
                 newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit)
                 keys = tuple(session.session_key for session in newest)
             sessions = await tx.sessions.by_keys(keys)

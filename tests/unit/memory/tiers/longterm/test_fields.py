@@ -99,6 +99,24 @@ def test_an_edit_that_came_while_the_values_were_read_is_not_forgotten():
     assert values(kept(fields).leaf()) == ["c"]
 
 
+def test_an_edit_that_came_while_all_values_were_read_is_not_forgotten():
+    catalogue, fields = catalogue_of(event(1)), Fields()
+    lacking = fields.lacking(NAME, catalogue)
+    assert lacking is not None
+    fields.edited(event_item(1))
+    assert not fields.put(NAME, catalogue, lacking, [(event_item(1), "a")])
+    assert read(fields, catalogue, {event_item(1): "b"}) is None
+    assert values(kept(fields).leaf()) == ["b"]
+
+
+def test_values_of_another_catalogue_are_read_anew():
+    before, fields = catalogue_of(event(1), event(2)), Fields()
+    read(fields, before, {event_item(1): "a", event_item(2): "b"})
+    compacted = catalogue_of(event(2))
+    assert read(fields, compacted, {event_item(2): "b"}) is None
+    assert values(kept(fields).leaf()) == ["b"]
+
+
 def test_what_came_after_the_values_were_read_has_none_yet():
     catalogue, fields = catalogue_of(event(1)), Fields()
     read(fields, catalogue, {event_item(1): "a"})
