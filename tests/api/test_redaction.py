@@ -28,7 +28,7 @@ def test_an_event_is_redacted_with_a_receipt_and_its_place_stays(http: httpx.Cli
     assert (again.status_code, again.json()["code"]) == (404, "not_found")
     repeated = http.post("/v1/sessions/redact/events", json={"events": events[1:2]})
     assert (repeated.status_code, repeated.json()["code"]) == (409, "event_conflict")
-    query = {"query": "word number 1", "session_ids": ["redact"], "top_k": 10}
+    query = {"query": "word number 1", "session_ids": ["redact"], "kinds": ["event"], "top_k": 10}
     found = http.post("/v1/recall", json=query).json()["results"]
     assert sorted(result["text"] for result in found) == [events[0]["content"], events[2]["content"]]
 
