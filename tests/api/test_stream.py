@@ -149,7 +149,7 @@ def test_a_redacted_event_is_told_without_its_content(http: httpx.Client) -> Non
         event_id = http.get("/v1/sessions/redacted/events").json()["items"][1]["event_id"]
         time.sleep(0.2)  # it is kept for readers who are a little behind
         assert http.delete(f"/v1/sessions/redacted/events/{event_id}").status_code in (200, 202)
-        time.sleep(1.2)
+        time.sleep(1.2)  # a process looks at what was redacted once a second (decision 49)
         with following(http, "redacted", params={"after_seq": 1}) as late:
             told = next(late)
         assert (told["seq"], told["content"], told["redacted"]) == (2, "", True)

@@ -105,7 +105,7 @@ class SemanticTier:
         async with self._storage.read() as tx:
             keys, limit = scope.session_keys, self._settings.cached_sessions
             if keys is not None:
-                keys = keys[-limit:]  # as many as stay in memory: nobody names more, a scope that leaves some out does
+                keys = keys[-limit:]  # each beyond what stays in memory costs queries; long-term answers for the rest
             else:
                 newest = await tx.sessions.page(scope.tenant_id, after_key=None, limit=limit)
                 keys = tuple(session.session_key for session in newest)
