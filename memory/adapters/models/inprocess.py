@@ -54,7 +54,7 @@ class InProcessEmbedder(Embedder):
         *,
         ingest_threads: int | None = None,
     ) -> None:
-        """`ingest_threads`: cores that an ingest may use; by default all but one, on a GPU one thread."""
+        """`ingest_threads`: cores that an ingest may use; by default all, on a GPU one thread."""
         self._lanes = Lanes(model, QUERY_TEXTS, give_way, ingest_threads=ingest_threads)
 
     @property
