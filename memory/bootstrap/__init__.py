@@ -276,7 +276,7 @@ async def _wire(
         quotas=callers.quotas(stack, settings.limits),
         health=Health(storage, jobs, embedder, longterm, generator, words_only=lambda: spaces.words_only),
         sessions=Sessions(storage, hot, clock, session_quota),
-        agents=Agents(storage, clock),
+        agents=Agents(storage, clock, kv),
         events=events,
         streams=Streams(storage, notices),
         recall=recall,
