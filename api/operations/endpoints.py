@@ -1,10 +1,10 @@
-"""Watch and cancel asynchronous work."""
+"""Watch, cancel and retry asynchronous work."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.deps import App, OperationId, PageParameters, Reader, Writer
+from api.deps import Administrator, App, OperationId, PageParameters, Reader, Writer
 from api.errors import problems
 from api.operations.schemas import OperationAnswer
 from api.paging import Page
@@ -39,3 +39,11 @@ async def get(app: App, caller: Reader, operation_id: OperationId) -> OperationA
 @router.delete("/{operation_id}", summary="Cancel an operation", responses=problems(404, 409))
 async def cancel(app: App, caller: Writer, operation_id: OperationId) -> OperationAnswer:
     return OperationAnswer.model_validate(await app.operations.cancel(caller, operation_id))
+
+
+@router.post(
+    "/{operation_id}/retry", status_code=202, summary="Try again what has failed", responses=problems(404, 409)
+)
+async def retry(app: App, caller: Administrator, operation_id: OperationId) -> OperationAnswer:
+    """It begins anew, or where it had come to. What is about an index of one process is taken up by that process."""
+    return OperationAnswer.model_validate(await app.operations.retry(caller, operation_id))

@@ -294,7 +294,7 @@ async def _wire(
         memories=memories,
         abstracts=Abstracts(generator, storage, semantic, clusters, memories),
         history=History(storage, tokenizer, jobs, secrets, clock),
-        operations=Operations(storage, clock),
+        operations=Operations(storage, jobs, clock),
         forgetting=forgetting,
         policies=Policies(
             storage=storage,

@@ -58,9 +58,17 @@ class SessionRepository(Protocol):
         """Of these (None: of all), those that exist and are within reach, by session_id."""
 
     async def page(
-        self, tenant_id: str, *, after_key: int | None, limit: int, reach: Reach | None = None
+        self,
+        tenant_id: str,
+        *,
+        after_key: int | None,
+        limit: int,
+        reach: Reach | None = None,
+        named: str | None = None,
+        titles: bool = False,
     ) -> list[Session]:
-        """Newest first. `reach` None: all."""
+        """Newest first. `reach` None: all. `named`: with this in the session_id or, of an open one and with `titles`,
+        in its title."""
 
     async def update(self, session: Session, changes: Mapping[str, Any], now: datetime) -> Session: ...
 
@@ -271,13 +279,17 @@ class OperationRepository(Protocol):
         *,
         error: str | None = None,
         result: Mapping[str, Any] | None = None,
-    ) -> None: ...
+    ) -> None:
+        """A failed one keeps what was noted of it, so that it can be tried again."""
 
     async def note(self, operation_id: str, result: Mapping[str, Any]) -> None:
         """Sets the result of an unfinished operation, as far as it is known."""
 
     async def release(self, operation_id: str, error: str | None, *, afresh: bool = False) -> None:
         """Queued again: the next sweep takes it up. `afresh`: what was to do is done, and there is more."""
+
+    async def retry(self, operation_id: str) -> bool:
+        """A failed one is queued again, with all its attempts before it; False: another does the same meanwhile."""
 
     async def unfinished(self, tenant_id: str, kind: OperationKind, subject: str) -> Operation | None: ...
 

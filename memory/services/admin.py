@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from memory.domain.errors import TierUnavailable
-from memory.domain.operations import UNFINISHED
+from memory.domain.operations import UNFINISHED, OperationState
 from memory.domain.principals import SHARED, Principal, Scope
 from memory.domain.recall import TierName
 from memory.ports.kv import KVStore
@@ -122,11 +122,14 @@ class Admin:
             "longterm": {"events": session.event_count, "indexed_seq": session.segmented_seq},
         }
 
-    async def jobs(self, principal: Principal) -> dict[str, Any]:
+    async def jobs(self, principal: Principal, states: Sequence[OperationState] | None = None) -> dict[str, Any]:
+        """How many there are in each state, and the newest; `states`: of these alone."""
         async with self._storage.read() as tx:
             counts = await tx.operations.counts(principal.tenant_id)
             reach = principal.reach if principal.limited else None  # operators see that it is done
-            newest = await tx.operations.page(principal.tenant_id, states=None, after_id=None, limit=_JOBS, reach=reach)
+            newest = await tx.operations.page(
+                principal.tenant_id, states=states, after_id=None, limit=_JOBS, reach=reach
+            )
         return {
             "counts": counts,
             "items": [

@@ -1,4 +1,4 @@
-"""Watch and cancel asynchronous work."""
+"""Watch, cancel and retry asynchronous work."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,16 @@ from memory.domain.agents import AgentRole
 from memory.domain.errors import Conflict, NotFound
 from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState
 from memory.domain.principals import KeyScope, Principal
-from memory.ports.jobs import Clock
+from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services import access
+from memory.services.tasks import FIRST_STEP, of_one_process
 
 
 class Operations:
-    def __init__(self, storage: Storage, clock: Clock) -> None:
+    def __init__(self, storage: Storage, jobs: JobQueue, clock: Clock) -> None:
         self._storage = storage
+        self._jobs = jobs
         self._clock = clock
 
     async def get(self, principal: Principal, operation_id: str) -> Operation:
@@ -52,6 +54,19 @@ class Operations:
             if found.kind is OperationKind.REEMBED:
                 raise Conflict("set STRATAMEM_EMBEDDER back to the old model and start again: that calls it off")
             await tx.operations.finish(operation_id, OperationState.CANCELLED, self._clock.now())
+        return await self.get(principal, operation_id)
+
+    async def retry(self, principal: Principal, operation_id: str) -> Operation:
+        """A failed one begins again. Raises NotFound, and Conflict for what has not failed or is done by another."""
+        async with self._storage.write() as tx:
+            found = await tx.operations.get(principal.tenant_id, operation_id)
+            found = await _reachable(tx, principal, operation_id, found, AgentRole.WRITER)
+            if found.state is not OperationState.FAILED:
+                raise Conflict(f"only what has failed can be tried again: this operation is {found.state}")
+            if not await tx.operations.retry(operation_id):
+                raise Conflict("another operation does the same already")
+        if not of_one_process(found):
+            self._jobs.send(FIRST_STEP[found.kind], operation_id)
         return await self.get(principal, operation_id)
 
 

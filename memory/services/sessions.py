@@ -1,13 +1,13 @@
 """Create, fork, read and change sessions; what each tier holds of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memory.domain.agents import AgentRole
 from memory.domain.errors import BeyondTheLog, Forbidden, ForkTooDeep, SessionExists
 from memory.domain.lineage import MAX_STRETCHES
-from memory.domain.principals import Principal
+from memory.domain.principals import KeyScope, Principal
 from memory.domain.sessions import Holdings, NewSession, Session, TierCounts
 from memory.ports.jobs import Clock
 from memory.ports.storage import Storage, UnitOfWork
@@ -79,6 +79,22 @@ class Sessions:
         async with self._storage.read() as tx:
             found = await tx.sessions.page(principal.tenant_id, after_key=after_key, limit=limit, reach=principal.reach)
             return await self._views(tx, principal, found)
+
+    async def all(
+        self, principal: Principal, *, named: str | None, after_key: int | None, limit: int
+    ) -> list[SessionView]:
+        """Newest first, for operators: also those that are closed to the caller, of which no title is shown.
+
+        `named`: with this in the session_id, or in a title that the caller may read.
+        """
+        reads = KeyScope.READ in principal.scopes
+        reach = principal.reach if principal.limited else None
+        async with self._storage.read() as tx:
+            found = await tx.sessions.page(
+                principal.tenant_id, after_key=after_key, limit=limit, reach=reach, named=named, titles=reads
+            )
+            shown = [s if reads and not s.closed else replace(s, title=None, metadata={}) for s in found]
+            return await self._views(tx, principal, shown)
 
     async def update(
         self, principal: Principal, session_id: str, changes: Mapping[str, Any], *, if_match: str | None

@@ -8,24 +8,14 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from memory.domain.errors import StratamemError
-from memory.domain.operations import Operation, OperationKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.storage import Storage
 from memory.services.keeping import remove
 from memory.services.reembedding import drop_others
-from memory.services.tasks import CODEC, CONSOLIDATE, FORGET, INDEXES, PURGE, REEMBED
+from memory.services.tasks import FIRST_STEP, of_one_process
 
 logger = logging.getLogger(__name__)
 
-_FIRST_STEP = {
-    OperationKind.INDEX: CONSOLIDATE,
-    OperationKind.PURGE: PURGE,
-    OperationKind.REBUILD: INDEXES,
-    OperationKind.VERIFY: INDEXES,
-    OperationKind.CODEC: CODEC,
-    OperationKind.FORGET: FORGET,
-    OperationKind.REEMBED: REEMBED,
-}
 _BATCH = 500
 _LAPSED = timedelta(hours=1)
 """A turn that was silent for longer does not go on."""
@@ -54,9 +44,9 @@ class Upkeep:
         """Sends every operation again at which nobody works: a lost message delays a job, it never loses it."""
         async with self._storage.read() as tx:
             abandoned = await tx.operations.abandoned(self._clock.now(), self._idle, _BATCH)
-        ours = [operation for operation in abandoned if not _of_one_process(operation)]
+        ours = [operation for operation in abandoned if not of_one_process(operation)]
         for operation in ours:
-            self._jobs.send(_FIRST_STEP[operation.kind], operation.operation_id)
+            self._jobs.send(FIRST_STEP[operation.kind], operation.operation_id)
         return len(ours)
 
     async def expire(self) -> int:
@@ -93,11 +83,6 @@ class Upkeep:
             tenants = await tx.tenants.ids()
         for tenant_id in tenants:
             await drop_others(self._storage, tenant_id)
-
-
-def _of_one_process(operation: Operation) -> bool:
-    """An index that no worker can reach: its own process takes it up (`services/indexes.py`)."""
-    return "node" in (operation.result or {})
 
 
 @asynccontextmanager

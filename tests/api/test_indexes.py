@@ -65,3 +65,10 @@ def test_only_an_administrator_may_ask_for_it(client: Any, container: Any) -> No
     answer = client.post("/v1/admin/indexes/vectors/rebuild", headers={"Authorization": "Bearer sm_x"})
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert not container.indexes.calls
+
+
+def test_only_what_has_failed_is_tried_again(http: httpx.Client) -> None:
+    done = finished(http, http.post("/v1/admin/indexes/lexical/verify"))
+    answer = http.post(f"/v1/operations/{done['operation_id']}/retry")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert http.post("/v1/operations/absent/retry").status_code == 404

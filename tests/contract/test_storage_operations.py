@@ -151,6 +151,30 @@ async def test_success_is_all_of_the_work(storage):
         assert (operation.progress.done, operation.error, operation.result) == (0, "x" * 100_000, None)
 
 
+async def test_what_has_failed_can_be_tried_again_with_what_was_noted_of_it(storage):
+    async with storage.write() as tx:
+        operation_id, _ = await enqueue(tx)
+        await tx.operations.note(operation_id, {"index": "vectors"})
+        await tx.operations.claim(operation_id, LEASE, NOW)
+        assert not await tx.operations.retry(operation_id), "it has not failed"
+        await tx.operations.finish(operation_id, OperationState.FAILED, NOW, error="the disk is full")
+        assert (await tx.operations.by_id(operation_id)).result == {"index": "vectors"}
+        assert await tx.operations.retry(operation_id)
+        again = await tx.operations.claim(operation_id, LEASE, NOW)
+        assert (again.attempts, again.error, again.finished_at, again.result) == (1, None, None, {"index": "vectors"})
+
+
+async def test_what_has_failed_is_not_tried_again_beside_another_that_does_the_same(storage):
+    async with storage.write() as tx:
+        failed, _ = await enqueue(tx)
+        await tx.operations.finish(failed, OperationState.FAILED, NOW, error="the disk is full")
+        other, _ = await enqueue(tx)
+        await enqueue(tx, tenant_id="other")
+        assert not await tx.operations.retry(failed)
+        await tx.operations.finish(other, OperationState.SUCCEEDED, NOW)
+        assert await tx.operations.retry(failed)
+
+
 async def test_the_sweep_finds_what_nobody_works_at(storage):
     idle = timedelta(seconds=10)
     async with storage.write() as tx:

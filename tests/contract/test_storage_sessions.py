@@ -1,5 +1,6 @@
 """What every database keeps to about sessions."""
 
+from memory.domain.agents import AgentRole
 from memory.domain.events import EventVisibility, Role
 from memory.domain.memories import MemoryVisibility
 from memory.domain.principals import Reach
@@ -168,3 +169,22 @@ async def test_several_sessions_are_locked_and_grow_together(storage):
         after = await tx.sessions.all_locked(names)
         assert [(session.last_seq, session.token_count) for session in after] == [(1, 2), (2, 4), (0, 0)]
         assert [session.updated_at for session in after] == [later, later, NOW]
+
+
+async def test_sessions_are_found_by_a_part_of_their_name_or_of_an_open_title(storage):
+    async with storage.write() as tx:
+        for session_id, title in (("trip-1", "Lisbon"), ("trip_2", None), ("room", "Trip to Rome"), ("x", "50% off")):
+            await add_session(tx, session_id, title=title)
+        closed = await add_session(tx, "closed", title="A secret trip")
+        await tx.agents.put(closed.session_key, "ann", AgentRole.OWNER, NOW)
+    async with storage.read() as tx:
+
+        async def found(named, titles=True):
+            page = await tx.sessions.page(TENANT, after_key=None, limit=9, named=named, titles=titles)
+            return [session.session_id for session in page]
+
+        assert await found("TRIP") == ["room", "trip_2", "trip-1"]
+        assert await found("trip", titles=False) == ["trip_2", "trip-1"]
+        assert await found("trip_") == ["trip_2"], "a wildcard of SQL is a letter here"
+        assert await found("0%") == ["x"]
+        assert await found("nowhere") == []

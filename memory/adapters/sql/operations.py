@@ -149,7 +149,9 @@ class SqlOperations:
         values: dict[str, Any] = {"state": state, "finished_at": now, "lease_until": None, "error": error}
         if state is OperationState.SUCCEEDED:
             values["done"] = operations.c.total
-        await self._db.execute(statement.values(**values, result=None if result is None else dict(result)))
+        if state is not OperationState.FAILED:
+            values["result"] = None if result is None else dict(result)
+        await self._db.execute(statement.values(values))
 
     async def note(self, operation_id: str, result: Mapping[str, Any]) -> None:
         statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
@@ -159,6 +161,15 @@ class SqlOperations:
         statement = operations.update().where(operations.c.operation_id == operation_id, _UNFINISHED)
         values = {"state": OperationState.QUEUED, "lease_until": None, "error": error}
         await self._db.execute(statement.values(**values, **({"attempts": 0} if afresh else {})))
+
+    async def retry(self, operation_id: str) -> bool:
+        other = operations.alias()
+        same = (other.c.tenant_id == operations.c.tenant_id, other.c.kind == operations.c.kind)
+        busy = sa.exists().where(*same, other.c.subject == operations.c.subject, other.c.state.in_(UNFINISHED))
+        failed = operations.c.state == OperationState.FAILED
+        statement = operations.update().where(operations.c.operation_id == operation_id, failed, ~busy)
+        values = {"state": OperationState.QUEUED, "attempts": 0, "error": None, "finished_at": None}
+        return (await self._db.execute(statement.values(values))).rowcount == 1
 
     async def unfinished(self, tenant_id: str, kind: OperationKind, subject: str) -> Operation | None:
         query = sa.select(operations).where(

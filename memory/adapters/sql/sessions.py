@@ -116,13 +116,24 @@ class SqlSessions:
         return {row.session_id: Lineage(row.session_key, rows.stretches(row.inherited)) for row in found}
 
     async def page(
-        self, tenant_id: str, *, after_key: int | None, limit: int, reach: Reach | None = None
+        self,
+        tenant_id: str,
+        *,
+        after_key: int | None,
+        limit: int,
+        reach: Reach | None = None,
+        named: str | None = None,
+        titles: bool = False,
     ) -> list[Session]:
         query = sa.select(sessions).where(sessions.c.tenant_id == tenant_id)
         if after_key is not None:
             query = query.where(sessions.c.session_key < after_key)
         if reach is not None:
             query = query.where(within(self._db, reach))
+        if named is not None:
+            found = sessions.c.session_id.icontains(named, autoescape=True)
+            entitled = sa.and_(sessions.c.title.icontains(named, autoescape=True), ~sessions.c.closed)
+            query = query.where(sa.or_(found, entitled) if titles else found)
         query = query.order_by(sessions.c.session_key.desc()).limit(limit)
         return [rows.session(row) for row in await self._db.execute(query)]
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from memory.adapters.jobs.recording import RecordingQueue
 from memory.domain.errors import Conflict, InvalidInput, NotFound
 from memory.domain.forgetting import ForgetPolicy, ForgetRule
 from memory.domain.memories import MemoryKind, MemoryVisibility
@@ -118,7 +119,7 @@ async def test_what_takes_longer_is_finished_by_a_worker(world, monkeypatch):
     assert (pending.state, pending.progress.total, pending.progress.unit) == (OperationState.QUEUED, 20, "memories")
     assert world.jobs.sent[-1] == ("forget", (pending.operation_id,))
     assert len(await left(world)) == 25
-    operations = Operations(world.storage, world.clock)
+    operations = Operations(world.storage, RecordingQueue(), world.clock)
     with pytest.raises(Conflict):
         await operations.cancel(ME, pending.operation_id)
     await world.policies.finish_forget(pending.operation_id)
@@ -143,7 +144,7 @@ async def test_a_worker_that_was_killed_half_way_is_followed_by_another(world, d
     assert len(await left(world)) == 21  # the first one's lease holds
     world.clock.pass_time(minutes=2)
     await other.policies.finish_forget(pending.operation_id)
-    done = await Operations(world.storage, world.clock).get(ME, pending.operation_id)
+    done = await Operations(world.storage, RecordingQueue(), world.clock).get(ME, pending.operation_id)
     assert done.result["purged"]["memories"] == 30
     assert await left(world) == ["written later"]
 
@@ -161,8 +162,8 @@ async def test_an_operation_that_is_over_purges_nothing_more(world, monkeypatch)
 
     monkeypatch.setattr(policies.Policies, "_purge_part", after_it_was_given_up)
     await world.policies.finish_forget(pending.operation_id)
-    over = await Operations(world.storage, world.clock).get(ME, pending.operation_id)
-    assert (over.state, over.result) == (OperationState.FAILED, None)
+    over = await Operations(world.storage, RecordingQueue(), world.clock).get(ME, pending.operation_id)
+    assert (over.state, over.error) == (OperationState.FAILED, "given up")
     assert len(await left(world)) == 2
 
 
