@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import typer
 from pydantic import BaseModel
 
+from api.cli import app
 from memory.settings import Settings
 
 HERE = Path(__file__).resolve().parents[2]
@@ -40,6 +42,18 @@ def test_every_setting_is_documented_with_its_default():
 def test_no_setting_is_documented_that_does_not_exist():
     known = {name for name, _ in settings()}
     documented = set(re.findall(r"^#(STRATAMEM_\w+)=", (HERE / ".env.example").read_text(), re.MULTILINE))
+    assert documented == known
+
+
+def commands(group, name="stratamem"):
+    for path, command in sorted(group.commands.items()):
+        yield from commands(command, f"{name} {path}") if hasattr(command, "commands") else [f"{name} {path}"]
+
+
+def test_every_command_is_in_its_page_and_says_what_it_does():
+    page = (HERE / "docs/cli.md").read_text()
+    known = set(commands(typer.main.get_command(app)))
+    documented = {" ".join(name.split()) for name in re.findall(r"^\| `(stratamem(?: [a-z]+)+)", page, re.MULTILINE)}
     assert documented == known
 
 

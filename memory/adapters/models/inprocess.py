@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from memory.domain.errors import EmbedderUnavailable
 from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer, Vectors
-from model_runtime.embedders.embedder import Precision
 from model_runtime.embedders.lanes import EmbeddingFailed, Lanes
+from model_runtime.embedders.precision import Precision
 
 if TYPE_CHECKING:
     from model_runtime.embedders.embedder import SentenceEmbedder
