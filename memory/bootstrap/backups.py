@@ -9,11 +9,13 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from memory.adapters import archive
 from memory.adapters.archive import BackupRefused, Manifest, Told
@@ -22,6 +24,8 @@ from memory.adapters.node_folders import KINDS, FolderInUse, clear, held
 from memory.adapters.sql import copies
 from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.settings import Settings
+
+Made = TypeVar("Made")
 
 DATABASE = "stratamem.db"
 DUMP = "stratamem.dump"
@@ -44,7 +48,7 @@ async def back_up(settings: Settings, file: Path, version: str, told: Told, *, r
             revision=await _revision(settings, Path(folder)),
             created_at=created_at,
         )
-        return await asyncio.to_thread(archive.pack, file, manifest, sources, told)
+        return await _told_of(partial(archive.pack, file, manifest, sources), told)
 
 
 async def restore(settings: Settings, file: Path, told: Told, *, replace: bool = False) -> Manifest:
@@ -62,7 +66,7 @@ async def restore(settings: Settings, file: Path, told: Told, *, replace: bool =
     for folder in (data, place):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(settings) as folders, tempfile.TemporaryDirectory(prefix=".restore-", dir=place) as staging:
-        manifest = await asyncio.to_thread(archive.unpack, file, Path(staging), told)
+        manifest = await _told_of(partial(archive.unpack, file, Path(staging)), told)
         _check(manifest, sqlite)
         await (_take_file if sqlite else _take_dump)(settings, Path(staging), folders, told)
         await asyncio.to_thread(_add_receipts, Path(staging) / RECEIPTS, data / RECEIPTS)
@@ -84,7 +88,7 @@ async def _copied(settings: Settings, folder: Path, told: Told) -> dict[str, Pat
     if not source.exists():
         raise BackupRefused(f"there is no database {source}: name its folder with --data-dir")
     try:
-        await asyncio.to_thread(copies.copy_sqlite, source, copy, partial(told, "copying the database"))
+        await _told_of(partial(copies.copy_sqlite, source, copy), told)
     except sqlite3.Error as error:
         raise BackupRefused(f"the database {source} can't be copied: {error}") from error
     return {DATABASE: copy}
@@ -92,10 +96,26 @@ async def _copied(settings: Settings, folder: Path, told: Told) -> dict[str, Pat
 
 async def _dumped(settings: Settings, folder: Path, told: Told) -> dict[str, Path]:
     dump = folder / DUMP
-    await asyncio.to_thread(
-        copies.dump_postgres, settings.storage_url, dump, partial(told, "pg_dump copies the database")
-    )
+    await _told_of(partial(copies.dump_postgres, settings.storage_url, dump), told)
     return {DUMP: dump}
+
+
+async def _told_of(work: Callable[[Told], Made], told: Told) -> Made:
+    """What long work in a thread gives. It is given up, and has ended, when the caller is cancelled."""
+    given_up = threading.Event()
+
+    def tell(what: str, done: int, total: int | None) -> None:
+        if given_up.is_set():
+            raise BackupRefused("given up")
+        told(what, done, total)
+
+    working = asyncio.ensure_future(asyncio.to_thread(work, tell))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        given_up.set()
+        await asyncio.wait([working])
+        raise
 
 
 def _receipts(settings: Settings, folder: Path) -> dict[str, Path]:
@@ -149,8 +169,7 @@ async def _take_file(settings: Settings, staging: Path, folders: list[Path], tol
 
 
 async def _take_dump(settings: Settings, staging: Path, folders: list[Path], told: Told) -> None:
-    saying = partial(told, "pg_restore fills the database")
-    await asyncio.to_thread(copies.restore_postgres, settings.storage_url, staging / DUMP, saying)
+    await _told_of(partial(copies.restore_postgres, settings.storage_url, staging / DUMP), told)
     await _brought_up_to_date(settings.storage_url, settings)
     await asyncio.to_thread(_clear, folders)
 

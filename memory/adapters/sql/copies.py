@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from memory.adapters.archive import BackupRefused
+from memory.adapters.archive import BackupRefused, Told
 from memory.adapters.sql.changes import THIS_TRANSACTION
+from memory.adapters.sql.failures import translated
 from memory.adapters.sql.migrate import config
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.storage import make_engine
@@ -35,9 +36,6 @@ _BEYOND = 1 << 32
 """Changes, of which no database has had as many."""
 _MOST_SAID = 1 << 16
 
-Bytes = Callable[[int, int | None], None]
-"""(so far, in all)"""
-
 
 def file_of(url: str) -> Path:
     """Of a SQLite database."""
@@ -46,14 +44,18 @@ def file_of(url: str) -> Path:
     return Path(name).resolve()
 
 
-def copy_sqlite(source: Path, target: Path, told: Bytes) -> None:
+def copy_sqlite(source: Path, target: Path, told: Told) -> None:
     """A whole database in a new file. Raises BackupRefused, sqlite3.Error."""
     with closing(_opened(source)) as original, closing(sqlite3.connect(target)) as copy:
         (size,) = original.execute("PRAGMA page_size").fetchone()
         original.execute("BEGIN")
         original.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the snapshot
         copy.execute("PRAGMA synchronous = OFF")  # whoever keeps it flushes it
-        original.backup(copy, pages=_PAGES, progress=lambda _, left, all_: told((all_ - left) * size, all_ * size))
+        original.backup(
+            copy,
+            pages=_PAGES,
+            progress=lambda _, left, all_: told("copying the database", (all_ - left) * size, all_ * size),
+        )
     check_sqlite(target)
 
 
@@ -76,12 +78,12 @@ def release_sqlite(file: Path) -> None:
         raise BackupRefused(f"a process uses the database {file}: stop it first")
 
 
-def dump_postgres(url: str, target: Path, told: Bytes) -> None:
+def dump_postgres(url: str, target: Path, told: Told) -> None:
     """One snapshot, by one REPEATABLE READ transaction. Raises BackupRefused."""
     _run("pg_dump", ("--format=custom", "--compress=0", "--no-owner", "--no-privileges"), url, target, told)
 
 
-def restore_postgres(url: str, dump: Path, told: Bytes) -> None:
+def restore_postgres(url: str, dump: Path, told: Told) -> None:
     """Into an empty database: everything, or nothing. Raises BackupRefused."""
     database = str(sa.make_url(url).database)
     options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", f"--dbname={database}")
@@ -92,8 +94,9 @@ async def has_tables(url: str) -> bool:
     """Any, also of others."""
     engine = make_engine(url, DatabaseSettings(pool_size=1))
     try:
-        async with engine.connect() as connection:
-            return bool(await connection.run_sync(lambda opened: sa.inspect(opened).get_table_names()))
+        with translated():
+            async with engine.connect() as connection:
+                return bool(await connection.run_sync(lambda opened: sa.inspect(opened).get_table_names()))
     finally:
         await engine.dispose()
 
@@ -145,7 +148,7 @@ def _opened(file: Path, patience: float = _PATIENCE) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=patience, isolation_level=None)
 
 
-def _run(tool: str, options: Sequence[str], url: str, target: Path | None, told: Bytes, *arguments: str) -> None:
+def _run(tool: str, options: Sequence[str], url: str, target: Path | None, told: Told, *arguments: str) -> None:
     command = shutil.which(tool)
     if command is None:
         raise BackupRefused(
@@ -163,7 +166,7 @@ def _run(tool: str, options: Sequence[str], url: str, target: Path | None, told:
         )
         try:
             while process.poll() is None:
-                told(target.stat().st_size if target is not None and target.exists() else 0, None)
+                told(f"{tool} is at work", target.stat().st_size if target and target.exists() else 0, None)
                 time.sleep(_GLANCE)
         finally:
             process.kill()

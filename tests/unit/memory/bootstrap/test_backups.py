@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from memory.adapters.sql.storage import SqlStorage, make_engine
 from memory.adapters.sql.tables import metadata
 from memory.bootstrap.backups import back_up, restore
 from memory.domain.changes import ChangeKind, NewChange, Position
+from memory.domain.errors import StorageUnavailable
 from memory.domain.operations import OperationKind
 from memory.settings import Settings
 from tests.services import NOW, TENANT, add_events, add_memory, add_session
@@ -168,7 +170,7 @@ def test_a_copy_is_of_one_moment_and_ends_though_others_write_without_a_pause(
 
     writer = threading.Thread(target=write)
     writer.start()
-    steps: list[tuple[int, int | None]] = []
+    steps: list[tuple[str, int, int | None]] = []
     try:
         copies.copy_sqlite(source, tmp_path / "copy.db", lambda *step: steps.append(step))
     finally:
@@ -178,7 +180,32 @@ def test_a_copy_is_of_one_moment_and_ends_though_others_write_without_a_pause(
         numbers = [row[0] for row in copy.execute("SELECT a FROM pairs WHERE a > 0 ORDER BY rowid")]
     assert numbers == [n for n in range(1, len(numbers) // 2 + 1) for _ in "ab"]
     assert len(steps) > 100
-    assert steps[-1][0] == steps[-1][1]
+    assert steps[-1][1] == steps[-1][2]
+
+
+async def test_a_backup_that_is_given_up_ends_at_once_and_leaves_nothing(
+    saved: tuple[Settings, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_PAGES", 1)
+    steps = []
+
+    def told(what: str, done: int, total: int | None) -> None:
+        steps.append(what)
+        loop.call_soon_threadsafe(work.cancel)
+        time.sleep(0.05)
+
+    loop = asyncio.get_running_loop()
+    work = asyncio.ensure_future(back_up(saved[0], tmp_path / "given-up", "1", told))
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert len(steps) < 10
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "backup.tar.gz"}
+
+
+async def test_a_database_that_is_not_there_is_said(tmp_path: Path, saved: tuple[Settings, Path]) -> None:
+    away = settings_in(tmp_path / "away", database_url="postgresql://nobody@127.0.0.1:1/x")
+    with pytest.raises(StorageUnavailable):
+        await restore(away, saved[1], untold)
 
 
 async def test_a_folder_with_something_in_it_is_left_alone(saved: tuple[Settings, Path], tmp_path: Path) -> None:
