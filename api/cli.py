@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from api.backup import backup, restore
 from api.context.commands import context
 from api.doctor import doctor
 from api.events.commands import append
@@ -115,6 +116,8 @@ app.command(rich_help_panel=TALK)(context)
 app.add_typer(sessions.app, name="sessions", rich_help_panel=TALK)
 app.command(rich_help_panel=LOOK_AFTER)(doctor)
 app.command(rich_help_panel=LOOK_AFTER)(migrate)
+app.command(rich_help_panel=LOOK_AFTER)(backup)
+app.command(rich_help_panel=LOOK_AFTER)(restore)
 app.add_typer(keys.app, name="keys", rich_help_panel=LOOK_AFTER)
 app.command(rich_help_panel=LOOK_AFTER)(version)
 

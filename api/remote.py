@@ -44,7 +44,9 @@ _HINTS = {"unauthenticated": "set STRATAMEM_KEY"}
 class Target(BaseSettings):
     """Which service, and as whom. Not the service's own settings: it may be on another machine."""
 
-    model_config = SettingsConfigDict(env_prefix="STRATAMEM_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STRATAMEM_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     url: str = "http://127.0.0.1:8080"
     key: SecretStr | None = None

@@ -20,6 +20,8 @@ class ChangeKind(StrEnum):
     SESSION_PURGED = "session_purged"
     SPACE = "space"
     """the tenant is served in another vector space, and that has all its vectors"""
+    RESTORED = "restored"
+    """the database was restored from a backup: what was indexed before is of another history"""
 
 
 @dataclass(frozen=True, slots=True, order=True)

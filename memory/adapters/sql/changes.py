@@ -25,7 +25,7 @@ from memory.domain.recall import EVENT_KIND
 from memory.domain.segments import SegmentVector
 from memory.ports.feed import ItemFacts
 
-_THIS_TRANSACTION = sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
+THIS_TRANSACTION = sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
 _OLDEST_RUNNING = sa.select(
     sa.cast(sa.cast(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot()), sa.Text), sa.BigInteger)
 )
@@ -44,7 +44,7 @@ _FACTS_OF_EVENTS = (
 # Made once: building a statement costs more than running it, and every append runs one of these.
 _COLUMNS = tuple(field.name for field in fields(NewChange))
 _INSERT = changes.insert().returning(changes.c.xid, changes.c.number)
-_INSERT_POSTGRESQL = _INSERT.values(xid=_THIS_TRANSACTION)
+_INSERT_POSTGRESQL = _INSERT.values(xid=THIS_TRANSACTION)
 
 
 _AFTER = (
