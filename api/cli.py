@@ -17,14 +17,20 @@ import typer
 from api import logs
 from api.doctor import doctor
 from api.keys import commands as keys
+from api.receipts import commands as receipts
 from api.start import explained, prepare_data_folder
+from api.tenants import commands as tenants
 from api.terminal import DataDir, fail, one_line_errors, out, settings_of
+from api.verify import verify_purge
 from api.version import VERSION
 from memory.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Stratamem: a memory service for agents.")
 app.add_typer(keys.app, name="keys")
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(receipts.app, name="receipts")
 app.command()(doctor)
+app.command("verify-purge")(verify_purge)
 
 
 @app.command()

@@ -121,13 +121,12 @@ async def _opened(
     """Without the container: keys need the database, not the models."""
     from memory.adapters.clock import SystemClock
     from memory.adapters.sql.storage import SqlStorage
-    from memory.services.secrets import TenantSecrets
 
     clock = SystemClock()
     storage = SqlStorage(settings.storage_url, settings.database)
     try:
         await storage.migrate()
-        made = await use(Keys(storage, TenantSecrets(storage, clock), clock))
+        made = await use(Keys(storage, clock))
         audit = Audit(storage, clock)
         note(audit, made)
         await audit.flush()

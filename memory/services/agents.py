@@ -4,13 +4,15 @@ from memory.domain.agents import MAX_AGENTS, AgentRole, SessionAgent
 from memory.domain.errors import NotFound, TooLarge
 from memory.domain.principals import KeyScope, Principal
 from memory.ports.jobs import Clock
+from memory.ports.notices import Notices
 from memory.ports.storage import Storage
 from memory.services import access
 
 
 class Agents:
-    def __init__(self, storage: Storage, clock: Clock) -> None:
+    def __init__(self, storage: Storage, clock: Clock, notices: Notices) -> None:
         self._storage = storage
+        self._notices = notices
         self._clock = clock
 
     async def put(self, principal: Principal, session_id: str, agent_id: str, role: AgentRole) -> SessionAgent:
@@ -20,7 +22,9 @@ class Agents:
             known = await tx.agents.roles(session.session_key, [agent_id])
             if not known and await tx.agents.count(session.session_key) >= MAX_AGENTS:
                 raise TooLarge(f"a session lists {MAX_AGENTS:,} agents at most: remove one first")
-            return await tx.agents.put(session.session_key, agent_id, role, self._clock.now())
+            listed = await tx.agents.put(session.session_key, agent_id, role, self._clock.now())
+        self._notices.changed([session.session_key])  # a stream of somebody who is not listed ends
+        return listed
 
     async def page(self, principal: Principal, session_id: str, *, after: str | None, limit: int) -> list[SessionAgent]:
         """By agent_id; those who take part may know who else does. Raises NotFound and Forbidden."""
@@ -42,3 +46,4 @@ class Agents:
                 session = await access.managed(tx, principal, session_id)
             if not await tx.agents.remove(session.session_key, agent_id):
                 raise NotFound(f"'{session_id}' lists no agent '{agent_id}'")
+        self._notices.changed([session.session_key])
