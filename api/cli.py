@@ -21,9 +21,12 @@ from api.doctor import doctor
 from api.events.commands import append
 from api.keys import commands as keys
 from api.recall.commands import recall
+from api.receipts import commands as receipts
 from api.sessions import commands as sessions
 from api.start import explained, prepare_data_folder
+from api.tenants import commands as tenants
 from api.terminal import AsJson, DataDir, fail, one_line_errors, out, settings_of
+from api.verify import verify_purge
 from api.version import VERSION
 from memory.settings import Settings
 
@@ -118,7 +121,10 @@ app.command(rich_help_panel=LOOK_AFTER)(doctor)
 app.command(rich_help_panel=LOOK_AFTER)(migrate)
 app.command(rich_help_panel=LOOK_AFTER)(backup)
 app.command(rich_help_panel=LOOK_AFTER)(restore)
+app.command("verify-purge", rich_help_panel=LOOK_AFTER)(verify_purge)
+app.add_typer(receipts.app, name="receipts", rich_help_panel=LOOK_AFTER)
 app.add_typer(keys.app, name="keys", rich_help_panel=LOOK_AFTER)
+app.add_typer(tenants.app, name="tenants", rich_help_panel=LOOK_AFTER)
 app.command(rich_help_panel=LOOK_AFTER)(version)
 
 

@@ -131,13 +131,12 @@ async def _opened(
     from memory.adapters.sql.storage import SqlStorage
     from memory.services.audit import Audit
     from memory.services.keys import Keys
-    from memory.services.secrets import TenantSecrets
 
     clock = SystemClock()
     storage = SqlStorage(settings.storage_url, settings.database)
     try:
         await storage.migrate()
-        made = await use(Keys(storage, TenantSecrets(storage, clock), clock))
+        made = await use(Keys(storage, clock))
         audit = Audit(storage, clock)
         note(audit, made)
         await audit.flush()

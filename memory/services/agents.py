@@ -7,6 +7,7 @@ from memory.domain.errors import GeneratorUnavailable, NotFound, TooLarge
 from memory.domain.principals import KeyScope, Principal
 from memory.ports.jobs import Clock
 from memory.ports.kv import KVStore
+from memory.ports.notices import Notices
 from memory.ports.storage import Storage
 from memory.services import access
 
@@ -14,8 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class Agents:
-    def __init__(self, storage: Storage, clock: Clock, kv: KVStore) -> None:
+    def __init__(self, storage: Storage, clock: Clock, kv: KVStore, notices: Notices) -> None:
         self._storage = storage
+        self._notices = notices
         self._clock = clock
         self._kv = kv
 
@@ -29,6 +31,7 @@ class Agents:
             listed = await tx.agents.put(session.session_key, agent_id, role, self._clock.now())
         if not session.closed:
             await self._leave_the_tenant_s_kv(principal.tenant_id, session_id)
+        self._notices.changed([session.session_key])  # a stream of somebody who is not listed ends
         return listed
 
     async def page(self, principal: Principal, session_id: str, *, after: str | None, limit: int) -> list[SessionAgent]:
@@ -51,6 +54,7 @@ class Agents:
                 session = await access.managed(tx, principal, session_id)
             if not await tx.agents.remove(session.session_key, agent_id):
                 raise NotFound(f"'{session_id}' lists no agent '{agent_id}'")
+        self._notices.changed([session.session_key])
 
     async def _leave_the_tenant_s_kv(self, tenant_id: str, session_id: str) -> None:
         """What was computed while the session was open could be told by whoever sends the same tokens."""

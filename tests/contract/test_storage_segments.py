@@ -137,8 +137,8 @@ async def test_the_semantic_tier_takes_in_and_lets_go(storage, said):
 
 async def test_a_removed_item_has_no_segments(storage, said):
     async with storage.write() as tx:
-        assert await tx.segments.remove_item(said[0].item) == 1
-        assert await tx.segments.remove_item(said[0].item) == 0
+        assert await tx.segments.remove_items(said[0].item) == 1
+        assert await tx.segments.remove_items(said[0].item) == 0
         assert (await tx.segments.counts(TENANT))["segments"] == 2
 
 

@@ -43,8 +43,8 @@ class SqlSegments:
         values = insertable(tenant_id, space, added, now)
         await self._db.execute(upsert(self._db, segments).on_conflict_do_nothing(), values)
 
-    async def remove_item(self, item: ItemId) -> int:
-        return (await self._db.execute(segments.delete().where(segments.c.item == item))).rowcount
+    async def remove_items(self, *items: ItemId) -> int:
+        return (await self._db.execute(segments.delete().where(one_of(self._db, segments.c.item, items)))).rowcount
 
     async def pending(self, tenant_id: str, space: str, session_key: int | None, limit: int) -> list[PendingSegment]:
         query = sa.select(segments).where(

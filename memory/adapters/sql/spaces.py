@@ -20,7 +20,8 @@ class SqlSpaces:
         self._db = connection
 
     async def all(self) -> dict[str, str | None]:
-        found = await self._db.execute(sa.select(tenants.c.tenant_id, tenants.c.space))
+        query = sa.select(tenants.c.tenant_id, tenants.c.space).where(tenants.c.purging.is_(None))
+        found = await self._db.execute(query)
         return {row.tenant_id: row.space for row in found}
 
     async def of(self, tenant_id: str, *, held: bool = False) -> str | None:

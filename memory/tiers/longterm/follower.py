@@ -144,5 +144,7 @@ async def _read(tx: UnitOfWork, change: Change, space: str, index: TenantIndex, 
                 batch.vectors += await tx.changes.vectors_of_memory(space, change.memory_key)
         case ChangeKind.REDACTED if key is not None:
             batch.gone += await tx.changes.redacted_items(key, first, last)
+        case ChangeKind.TENANT_PURGED:
+            batch.gone += index.all_items()  # the process drops the whole index as soon as it hears of it
         case ChangeKind.SESSION_PURGED if key is not None:
             batch.gone += index.items_of_session(key)

@@ -89,6 +89,10 @@ class TenantIndex:
         """The words are asked as well: when a process ended between two saves, they may be ahead of the catalogue."""
         return sorted({*self.catalogue.items_of_session(session_key), *self.lexical.of_session(session_key)})
 
+    def all_items(self) -> list[ItemId]:
+        alive = self.catalogue.column("alive")
+        return [int(item) for item in self.catalogue.column("item")[alive]]
+
     def place_of(self, item: ItemId) -> tuple[int, int]:
         """The session_key and seq of a known event."""
         row = self.catalogue.row(item)

@@ -36,7 +36,7 @@ class House:
                 self.session = await add_session(tx)
             await add_events(tx, self.session, *contents, **fields)
         if tell:
-            self.notices.grown([self.session.session_key])
+            self.notices.changed([self.session.session_key])
 
     async def follow(self, who: Principal = ME, after: int | None = 0) -> Reader:
         return await self.stack.enter_async_context(self.streams.reader(who, "s", after))
@@ -145,7 +145,7 @@ async def test_a_purge_ends_the_stream(house: House):
     reader = await house.follow(after=1)
     async with house.storage.write() as tx:
         await tx.sessions.purge(house.session.session_key)
-    house.notices.grown([house.session.session_key])
+    house.notices.changed([house.session.session_key])
     assert await reader.next(5) is None
     with pytest.raises(NotFound):
         await house.follow()
