@@ -167,9 +167,11 @@ async def test_a_revoked_key_ends_within_a_second_in_every_process(database: Dat
     await here.revoke("acme", made.key.key_id)
     revoked = time.monotonic()
     assert await here.authenticate(made.token) is None
+    asked = revoked
     while await there.authenticate(made.token) is not None:
-        assert time.monotonic() - revoked < 1.2
+        assert asked - revoked < 1, "asked later than that, and let in"
         await asyncio.sleep(0.02)
+        asked = time.monotonic()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ QUESTIONS = {
 
 
 def test_what_was_said_is_found_before_and_after_a_restart(new_server: Callable[..., Server]) -> None:
-    server = new_server().start()
+    server = new_server(forked=False).start()
     append(server.http, "demo", *TALK)
     indexed(server.http)
     before = {}
