@@ -62,7 +62,7 @@ class Pages(Generic[Place]):
         self._show = show
         self._places: list[Place | None] = [None]
         self._next: Place | None = None
-        with ui.element("div").classes("row pages") as self._row:
+        with ui.element("div").classes("line pages") as self._row:
             self._newer = Button("Newer", self._back)
             self._older = Button("Older", self._on)
         self._row.set_visibility(False)

@@ -49,14 +49,14 @@ async def frame(title: str, here: str) -> AsyncIterator[Visitor]:
             Link("Sign in", SIGN_IN, "top-link")
         else:
             _sign_out(who.caller_id or "")
-    with ui.element("main").classes("page") as main:
+    with ui.element("div").classes("page") as content:  # NiceGUI has the <main> around it
         Text(title, "h1")
         try:
             yield visitor
         except StratamemError as error:
             ui.context.client.status_code = error.status
             fail(error)
-    ui.skip_link("To the content", target=main)
+    ui.skip_link("To the content", target=content)
 
 
 def fail(error: StratamemError) -> None:

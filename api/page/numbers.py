@@ -23,7 +23,9 @@ def share(part: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    return f"{per_second:.0f}/s" if per_second >= 100 else f"{per_second:.1f}/s" if per_second else "0/s"
+    if 0 < per_second < 0.1:
+        return "< 0.1/s"
+    return f"{per_second:.0f}/s" if per_second >= 100 or per_second == 0 else f"{per_second:.1f}/s"
 
 
 def seconds(number: float) -> str:

@@ -5,7 +5,7 @@ export default {
     return { values: Object.fromEntries(this.fields.map((f) => [f.name, f.value ?? (f.kind === "checks" ? [] : "")])) };
   },
   template: `
-<form class="row" :aria-label="name" @submit.prevent="send">
+<form class="line" :aria-label="name" @submit.prevent="send">
   <template v-for="f in fields" :key="f.name">
     <fieldset v-if="f.kind === 'checks'"><legend>{{ f.label }}</legend>
       <label v-for="o in f.options" :key="o" class="check">

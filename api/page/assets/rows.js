@@ -4,7 +4,7 @@ export default {
 <div class="rows" role="region" :aria-label="label" :tabindex="rows.length ? 0 : null">
   <p v-if="!rows.length" class="empty">{{ empty }}</p>
   <table v-else>
-    <caption class="hidden">{{ label }}</caption>
+    <caption class="spoken">{{ label }}</caption>
     <thead><tr>
       <th v-for="c in columns" :key="c.name" scope="col" :class="c.kind">{{ c.label }}</th>
     </tr></thead>

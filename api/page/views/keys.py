@@ -53,7 +53,7 @@ class _Keys:
             self._pages: Pages[str] = Pages(self.show)
         with ui.dialog() as self._dialog, ui.element("div").classes("card dialog"):
             self._question = Text("", "p")
-            with ui.element("div").classes("row"):
+            with ui.element("div").classes("line"):
                 Button("Revoke it", lambda: self._dialog.submit(True), "danger")
                 Button("Keep it", lambda: self._dialog.submit(False)).props("autofocus")
 

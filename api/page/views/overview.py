@@ -12,7 +12,7 @@ from api.page.parts import Figure, Rows, Text, card, chip
 from api.page.visitor import Visitor
 from memory.domain.recall import TierName
 
-_TIERS = {TierName.HOT: "Hot", TierName.SEMANTIC: "Semantic", TierName.LONGTERM: "Long-term"}
+_TIERS = {TierName.HOT: "Hot", TierName.SEMANTIC: "Semantic", TierName.LONGTERM: "Long‑term"}
 _UNITS = {TierName.HOT: "tokens", TierName.SEMANTIC: "segments", TierName.LONGTERM: "items"}
 _TONES = {"ok": "good", "degraded": "busy", "down": "bad"}
 

@@ -19,6 +19,8 @@ from memory.domain.principals import KeyScope, Principal
 from memory.services import access
 
 _EVENTS = 100
+"""That are asked for at a time."""
+_MOST_EVENTS = 1_000
 _EVICTIONS = 100
 _AGENTS = 200
 _SQUARES = 256
@@ -123,7 +125,7 @@ class _Log:
         self._events: list[Event] = []
         with card("Events"):
             fields: list[Field] = [{"name": "agent", "label": "As the agent", "value": agent or "", "most": 128}]
-            with ui.element("div").classes("row spread"):
+            with ui.element("div").classes("line spread"):
                 self._earlier = Button("Earlier events", self.show)
                 Form("See it as an agent", fields, "See", self._see)
             self._earlier.set_visibility(False)
@@ -148,9 +150,9 @@ class _Log:
                     limit=_EVENTS,
                     descending=True,
                 )
-            self._events = [*reversed(found), *self._events][: 10 * _EVENTS]
+            self._events = [*reversed(found), *self._events]
             self._list.show(entries(self._events), lanes(self._events))
-            self._earlier.set_visibility(len(found) == _EVENTS)
+            self._earlier.set_visibility(len(found) == _EVENTS and len(self._events) < _MOST_EVENTS)
             if not self._events:
                 with self._shown:
                     empty("Nothing was said that you may see.")

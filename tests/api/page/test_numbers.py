@@ -24,4 +24,4 @@ def test_other_numbers_read_as_they_are_spoken() -> None:
     assert [numbers.seconds(number) for number in (0.42, 125, 10_920)] == ["0.4 s", "2 min 5 s", "3 h 2 min"]
     assert [numbers.of(number, "memories") for number in (1, 2)] == ["1 memory", "2 memories"]
     assert [numbers.plural(number, "block") for number in (1, 20_000)] == ["1 block", "20.0 k blocks"]
-    assert [numbers.rate(number) for number in (0, 5.42, 250)] == ["0/s", "5.4/s", "250/s"]
+    assert [numbers.rate(number) for number in (0, 0.017, 5.42, 250)] == ["0/s", "< 0.1/s", "5.4/s", "250/s"]
