@@ -31,6 +31,7 @@ from api.audit.trail import Audited
 from api.limits import BodyLimit, ReadDeadline
 from api.meter import Meter
 from api.observe import Observe
+from api.page.door import Door
 from api.version import VERSION
 from memory import bootstrap
 from memory.bootstrap import Container
@@ -65,11 +66,12 @@ Errors are problem details (RFC 9457): match on `code`. Every answer has an `X-R
 
 def create_app(source: Settings | Container) -> FastAPI:
     """Settings: the container is opened and closed with the application. A container stays its owner's."""
+    door = Door()
     app = FastAPIOffline(  # /docs with the viewer's files from its package: a browser loads nothing from the web
         title="Stratamem",
         version=VERSION,
         description=_DESCRIPTION,
-        lifespan=_lifespan(source),
+        lifespan=_lifespan(source, door),
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
@@ -78,13 +80,15 @@ def create_app(source: Settings | Container) -> FastAPI:
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    if (source if isinstance(source, Settings) else source.settings).admin_page:
+        app.router.routes.extend(door.routes())
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     if not isinstance(source, Settings):
         app.state.container = source
     return app
 
 
-def _lifespan(source: Settings | Container) -> Any:
+def _lifespan(source: Settings | Container, door: Door) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opening: AbstractAsyncContextManager[Container] = (
@@ -93,6 +97,7 @@ def _lifespan(source: Settings | Container) -> Any:
         async with opening as container:
             app.state.container = container
             yield
+            await door.close()
 
     return lifespan
 

@@ -166,6 +166,8 @@ def _announce(settings: Settings, url: str) -> None:
     curl = f"curl -s {url}/v1/sessions/demo/events{key} -H 'Content-Type: application/json' -d '{body}'"
     out.print(f"Stratamem {VERSION} answers on {url}", markup=False)
     out.print(f"  API docs   {url}/docs", markup=False)
+    if settings.admin_page:
+        out.print(f"  admin page {url}/admin", markup=False)
     out.print(f"  health     {url}/health/ready", markup=False)
     out.print(f"  data       {settings.data_dir.resolve()}", markup=False)
     out.print(f"  try        {curl}", markup=False)

@@ -20,7 +20,7 @@ from memory.domain.ids import new_id
 REQUEST_ID_HEADER = b"x-request-id"
 _SENT_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
+_QUIET = frozenset({"/health/live", "/health/ready", "/metrics", "/admin/static"})
 _LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 _UNMATCHED = "unmatched"
 _CLIENT_LEFT = 499

@@ -21,6 +21,8 @@ _LAST_MOMENT = 9.5
 """Seconds after the signal at which the process ends whatever still hangs; what was acknowledged is on disk."""
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than our own clients keep theirs, so they never use a closed one."""
+_MOST_SOCKET_BYTES = 1_048_576
+"""That a browser may send over a socket at once."""
 
 
 @contextmanager
@@ -53,12 +55,13 @@ def base_url(host: str, listener: socket.socket) -> str:
 class Server(uvicorn.Server):
     """uvicorn raises the signal again once it has stopped, which would end the process before the rest is closed."""
 
-    def __init__(self, app: FastAPI, started: Callable[[], None]) -> None:
+    def __init__(self, app: FastAPI, started: Callable[[], None], *, sockets: bool = False) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 http="httptools",
-                ws="none",
+                ws="websockets-sansio" if sockets else "none",
+                ws_max_size=_MOST_SOCKET_BYTES,
                 lifespan="on",
                 access_log=False,
                 log_config=None,

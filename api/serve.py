@@ -59,7 +59,8 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
             )
         if settings.embedded:
             await stack.enter_async_context(embedded_workers(container))
-        server = Server(create_app(container), lambda: announce(base_url(settings.host, listener)))
+        app, url = create_app(container), base_url(settings.host, listener)
+        server = Server(app, lambda: announce(url), sockets=settings.admin_page)
 
         def stop() -> None:
             container.streams.end()  # the server waits for answers that go on for ever

@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     )
     runtime_host: str = Field(default="127.0.0.1", description="Address that `stratamem runtime` listens on.")
     runtime_port: int = Field(default=8090, ge=0, le=65535, description="Port that `stratamem runtime` listens on.")
+    admin_page: bool = Field(default=True, description="Whether the operators' web page is served at /admin.")
     node: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._-]{1,64}$",

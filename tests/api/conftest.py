@@ -145,6 +145,7 @@ class FakeContainer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.now = NOON
+        self.clock = fixed_clock()
         self.store = KeyStore()
         self.keys = Keys(self.store, fixed_clock())  # type: ignore[arg-type]
         self.tokens = None
