@@ -7,7 +7,7 @@ from typing import cast
 from nicegui import ui
 
 from api.page.door import PATH, SIGN_IN
-from api.page.parts import Link, Text, problem
+from api.page.parts import Link, Text, problem, say
 from api.page.visitor import Visitor
 from api.version import VERSION
 from memory.domain.errors import StratamemError, Unauthenticated
@@ -26,6 +26,7 @@ _THEMES = {
     "light": (False, "light_mode", "dark"),
     "dark": (True, "dark_mode", "auto"),
 }
+_FAILED = "Something went wrong on our side; the log has more about it."
 _HEAD = f"""<link rel="stylesheet" href="{PATH}/assets/page.css?v={VERSION}">
 <link rel="icon" href="{PATH}/assets/icon.svg">
 <script defer src="{PATH}/assets/page.js?v={VERSION}"></script>"""
@@ -36,6 +37,7 @@ async def frame(title: str, here: str) -> AsyncIterator[Visitor]:
     """Around the content of a view; `here`: its place in the menu. What the view raises is shown in its place."""
     visitor = cast(Visitor, ui.context.client.request.scope["visitor"])
     ui.add_head_html(_HEAD)
+    ui.context.client.on_exception(lambda: say(_FAILED, good=False))
     who = await visitor.principal()
     drawer = _menu(here)
     with ui.header().classes("top"):
@@ -57,6 +59,14 @@ async def frame(title: str, here: str) -> AsyncIterator[Visitor]:
             ui.context.client.status_code = error.status
             fail(error)
     ui.skip_link("To the content", target=content)
+
+
+def broken() -> None:
+    """In the place of a view that could not be built. What the error says may quote what was said: it is not shown."""
+    ui.add_head_html(_HEAD)
+    with ui.element("div").classes("page"):
+        Text(_FAILED, "p", "complaint")
+        Link("Overview", f"{PATH}/")
 
 
 def fail(error: StratamemError) -> None:

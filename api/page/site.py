@@ -10,6 +10,7 @@ from nicegui import app, core, ui
 from starlette.types import ASGIApp
 
 from api.logs import describe
+from api.page.frame import broken
 from api.page.views import audit, indexes, jobs, keys, overview, recall, session, sessions
 
 __all__ = ["VIEWS", "opened"]
@@ -39,6 +40,7 @@ app.config.quasar_config["loadingBar"]["skipHijack"] = True
 core.sio.eio.transports = ["websocket"]
 core.sio.on("log", handler=lambda *_: None)  # what a browser says has no place in the server's log
 app.on_exception(lambda error: _log.error("the admin page failed", **describe(error)))
+app.on_page_exception(broken)
 logging.getLogger("nicegui").setLevel(logging.CRITICAL)  # its messages may quote what is shown
 
 

@@ -16,6 +16,7 @@ from tests.services import missing
 SHOTS = Path(__file__).parents[2] / ".artifacts" / "admin"
 EVIL = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
 VIEWS = ("", "sessions", "sessions/trip?agent=maya", "sessions/team", "recall", "jobs", "indexes", "keys", "audit")
+MANY = 53
 LAPTOP = {"width": 1366, "height": 850}
 PHONE = {"width": 390, "height": 844}
 TRIP = (
@@ -39,11 +40,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("admin") / "data", MODEL="fixture") as started:
         fill(started)
         yield started
-        assert started.stop() == 0, "also while somebody looks at the page"
+        assert started.stop() == 0
+        assert not (started.data / ".nicegui").exists(), "nothing of who looks is written to disk"
 
 
 def fill(server: Server) -> None:
     http = server.http
+    for number in range(MANY):
+        ok(http.post("/v1/sessions", json={"session_id": f"many-{number}"}))
     append(http, "trip", *(said(text, agent_id=who, created_at="2026-03-02T09:00:00Z") for who, text in TRIP))
     log = [said(f"{text} ({n})", agent_id=who) for n in range(16) for who, texts in TEAM.items() for text in texts]
     append(http, "team", *log)
@@ -147,6 +151,28 @@ def test_what_was_stored_is_shown_as_text_wherever_it_comes(look: Look, server: 
     expect(page.get_by_label("Id or title")).to_have_value(EVIL[:20])
 
 
+def test_what_came_into_the_page_as_html_would_not_run(browser: Browser, server: Server) -> None:
+    page = browser.new_page()
+    go(page, server, "audit")
+    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=x onerror=\"pwned = 1\">')")
+    page.evaluate("document.head.append(Object.assign(document.createElement('script'), {textContent: 'pwned = 1'}))")
+    page.wait_for_timeout(300)
+    assert page.evaluate("typeof pwned") == "undefined"
+    page.close()
+
+
+def test_many_sessions_are_turned_over_page_by_page(look: Look) -> None:
+    page = look("sessions?q=many")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(50)
+    expect(rows.first).to_contain_text(f"many-{MANY - 1}")
+    page.get_by_role("button", name="Older").click()
+    expect(rows).to_have_count(MANY - 50)
+    expect(page.get_by_role("button", name="Older")).to_be_disabled()
+    page.get_by_role("button", name="Newer").click()
+    expect(rows).to_have_count(50)
+
+
 def test_a_session_is_inspected(look: Look) -> None:
     page = look("sessions")
     page.get_by_label("Id or title").fill("TEA")
@@ -204,7 +230,7 @@ def test_a_key_is_made_shown_once_and_revoked(look: Look, server: Server) -> Non
         assert bearer.get("/v1/sessions").status_code == 401
     page.reload()
     expect(page.locator("tr", has_text="for a test")).to_be_visible()
-    assert token not in page.content()
+    assert token not in page.content() + server.log.read_text()
     go(page, server, "audit")
     expect(page.locator("tbody")).to_contain_text("keys.revoke")
 
@@ -236,6 +262,13 @@ def test_the_overview_is_live_and_its_times_are_the_viewers(look: Look, server: 
     before = int(events.inner_text())
     append(server.http, "live", "One more.")
     expect(events).to_have_text(str(before + 1), timeout=10_000)
+    hide = "v => Object.defineProperty(document, 'visibilityState', {value: v, configurable: true})"
+    page.evaluate(hide, "hidden")
+    append(server.http, "live", "One more.")
+    page.wait_for_timeout(2_500)
+    assert events.inner_text() == str(before + 1), "nobody looks, nothing is asked"
+    page.evaluate(hide, "visible")
+    expect(events).to_have_text(str(before + 2), timeout=10_000)
     go(page, server, "sessions/team")
     assert "Europe" not in page.evaluate("Intl.DateTimeFormat().resolvedOptions().timeZone")
     shown = page.locator(".events time").first

@@ -10,7 +10,7 @@ export default {
     </tr></thead>
     <tbody><tr v-for="row in rows" :key="row.id">
       <td v-for="c in columns" :key="c.name" :data-label="c.label"
-        :class="[c.kind, { none: nothing(row[c.name]) }]">
+        :class="[c.kind || 'words', { none: nothing(row[c.name]) }]">
         <span v-if="nothing(row[c.name])" class="nothing">{{ c.kind === "actions" ? "" : "–" }}</span>
         <time v-else-if="c.kind === 'time'" :datetime="row[c.name]" :title="exactly(row[c.name])">{{
           when(row[c.name]) }}</time>

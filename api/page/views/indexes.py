@@ -7,7 +7,7 @@ from nicegui import ui
 from api.page import numbers
 from api.page.frame import frame
 from api.page.live import Live
-from api.page.parts import Column, Figure, Rows, Text, action, card, chip, say
+from api.page.parts import Column, Rows, Text, action, card, chip, say
 from api.page.trouble import Trouble
 from api.page.views.jobs import TONES, bar, took
 from api.page.visitor import Visitor
@@ -52,17 +52,15 @@ class _Indexes:
             self._trouble = Trouble()
             Rows("Indexes", _INDEXES, [_index(name) for name in IndexName], on_action=self._ask)
             Text("Both only read the database: nothing is embedded, and the old index serves meanwhile.", "p", "hint")
-        with card("Embedding model"), ui.element("div").classes("figures"):
-            self._space, self._left = Figure("Configured"), Figure("Left to embed anew")
+        with card("Embedding model"):
+            self._space, self._left = Text("", "code"), Text("", "p", "hint")
         with card("Latest"):
             self._rows = Rows("Operations on indexes", _DONE, empty="No index was compared or made anew lately.")
 
     async def _show(self) -> None:
         container, who = self._visitor.container, await self._visitor.principal()
         model = await container.reembedding.overview(who)
-        served = "" if model["served_here"] == model["configured"] else f"answers with {model['served_here']}"
-        self._space.show(model["configured"], model["words_only"] or served)
-        self._left.show(numbers.count(model["items_left"]))
+        self._space.text, self._left.text = model["configured"], _left(model)
         newest = await container.operations.page(who, states=None, after_id=None, limit=_LOOKED_AT)
         self._rows.show([_row(operation) for operation in newest if operation.kind in _KINDS])
 
@@ -73,6 +71,15 @@ class _Indexes:
                 await self._visitor.container.indexes.request(act.who, kind, IndexName(name))
             say(f"{name}: it is asked for.")
         await self.live.now()
+
+
+def _left(model: dict[str, Any]) -> str:
+    """Of a change of the model."""
+    if model["words_only"]:
+        return str(model["words_only"])
+    if not model["items_left"]:
+        return "Everything is embedded with it."
+    return f"{numbers.of(model['items_left'], 'items')} left to embed; {model['served_here']} answers meanwhile."
 
 
 def _index(name: IndexName) -> dict[str, Any]:

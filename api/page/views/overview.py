@@ -30,7 +30,7 @@ class _Overview:
         with ui.element("div").classes("figures"):
             names = ("Sessions", "Events", "Tokens", "Memories", "Appended", "Recalls", "Queue", "Database")
             self._figures = {name: Figure(name) for name in names}
-        with ui.element("div").classes("columns"):
+        with ui.element("div").classes("columns roomy"):
             with card("Tiers"):
                 self._tiers = Rows(
                     "Tiers",

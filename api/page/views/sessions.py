@@ -18,7 +18,7 @@ _MOST = 256
 _COLUMNS: tuple[Column, ...] = (
     {"name": "session", "label": "Session", "kind": "link"},
     {"name": "title", "label": "Title"},
-    {"name": "state", "label": "", "kind": "chip"},
+    {"name": "state", "label": "Is", "kind": "chip"},
     {"name": "events", "label": "Events", "kind": "number"},
     {"name": "tokens", "label": "Tokens", "kind": "number"},
     {"name": "window", "label": "In window", "kind": "number"},

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from api.app import create_app
+from memory.domain.errors import StorageUnavailable
 from memory.domain.principals import KeyScope
 from memory.services.settings import LimitSettings
 from memory.settings import AuthMode
@@ -85,6 +86,16 @@ def test_only_scripts_of_the_server_may_run_and_nothing_is_loaded_from_elsewhere
     assert nonce[1] not in open_door.get(PAGE).text, "each answer has its own"
     loaded = re.findall(r'(?:src|href)="([^"]+)"|url\("([^"]+)"\)', answer.text)
     assert [one for pair in loaded if not (one := pair[0] or pair[1]).startswith("/admin/")] == []
+
+
+def test_a_view_that_breaks_says_so_without_quoting_anything(open_door: TestClient, container: Any) -> None:
+    container.admin.answers["overview"] = ZeroDivisionError("the diary says")
+    answer = open_door.get("/admin/")
+    assert (answer.status_code, "the diary" in answer.text) == (500, False)
+    assert "Something went wrong on our side" in answer.text
+    container.admin.answers["overview"] = StorageUnavailable("the database is away")
+    answer = open_door.get("/admin/")
+    assert (answer.status_code, "storage_unavailable" in answer.text) == (200, True), "it is live: it may come back"
 
 
 def test_without_keys_a_name_of_the_web_gets_nothing(open_door: TestClient) -> None:
