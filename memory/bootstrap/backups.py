@@ -114,7 +114,7 @@ async def _told_of(work: Callable[[Told], Made], told: Told) -> Made:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
         given_up.set()
-        await asyncio.wait([working])
+        await asyncio.gather(working, return_exceptions=True)
         raise
 
 
