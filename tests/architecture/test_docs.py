@@ -53,7 +53,7 @@ def commands(group, name="stratamem"):
 def test_every_command_is_in_its_page_and_says_what_it_does():
     page = (HERE / "docs/cli.md").read_text()
     known = set(commands(typer.main.get_command(app)))
-    documented = {" ".join(name.split()) for name in re.findall(r"^\| `(stratamem(?: [a-z]+)+)", page, re.MULTILINE)}
+    documented = {" ".join(name.split()) for name in re.findall(r"^\| `(stratamem(?: [a-z-]+)+)", page, re.MULTILINE)}
     assert documented == known
 
 
