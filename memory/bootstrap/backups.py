@@ -58,8 +58,8 @@ async def restore(settings: Settings, file: Path, told: Told, *, replace: bool =
     """
     data = settings.data_dir.resolve()
     sqlite = is_sqlite(settings.storage_url)
-    if not replace and (found := _content(data)):
-        raise BackupRefused(f"{data} is not empty ({found}): name another folder with --data-dir, or --force")
+    if not replace and (found := _content(settings)):
+        raise BackupRefused(f"there is {found} already: name another folder with --data-dir, or --force")
     if not sqlite and await copies.has_tables(settings.storage_url):
         raise BackupRefused("the database has tables: make an empty one, and name that in STRATAMEM_DATABASE_URL")
     place = copies.file_of(settings.storage_url).parent if sqlite else data
@@ -214,11 +214,14 @@ def _clear(folders: list[Path]) -> None:
         clear(folder)
 
 
-def _content(data: Path) -> str | None:
-    """Something in the folder that is neither a cache nor a sign of life."""
+def _content(settings: Settings) -> Path | None:
+    """Something that is neither a cache nor a sign of life: the database, wherever it is, or in the data folder."""
+    data, url = settings.data_dir.resolve(), settings.storage_url
+    if is_sqlite(url) and copies.file_of(url).exists():
+        return copies.file_of(url)
     if not data.is_dir():
         return None
-    found = [path.name for path in data.iterdir() if path.name not in _CACHES and path.suffix != _NO_CONTENT]
+    found = [path for path in data.iterdir() if path.name not in _CACHES and path.suffix != _NO_CONTENT]
     return min(found, default=None)
 
 
