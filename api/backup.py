@@ -1,6 +1,7 @@
 """`stratamem backup` and `stratamem restore`: save everything in one file while the service runs, and bring it back."""
 
 import asyncio
+import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from api.version import VERSION
 
 if TYPE_CHECKING:
     from memory.adapters.archive import Manifest, Told
+
+_TERMINATED = 128 + signal.SIGTERM
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup, such as stratamem.tar.gz.", show_default=False)]
 
@@ -66,9 +69,19 @@ def _done(work: "Coroutine[Any, Any, Manifest]") -> "Manifest":
 
     with one_line_errors(), explained():
         try:
-            return asyncio.run(work)
+            return asyncio.run(_stoppable(work))
         except BackupRefused as error:
             fail(str(error), 1)
+        except asyncio.CancelledError:
+            fail("stopped: what was there before is still there", _TERMINATED)
+
+
+async def _stoppable(work: "Coroutine[Any, Any, Manifest]") -> "Manifest":
+    """Cleans up when a supervisor ends the process, as for Ctrl-C."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 @contextmanager

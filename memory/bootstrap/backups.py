@@ -58,8 +58,8 @@ async def restore(settings: Settings, file: Path, told: Told, *, replace: bool =
     """
     data = settings.data_dir.resolve()
     sqlite = is_sqlite(settings.storage_url)
-    if not replace and (found := _content(data)):
-        raise BackupRefused(f"{data} is not empty ({found}): name another folder with --data-dir, or --force")
+    if not replace and (found := _content(settings)):
+        raise BackupRefused(f"there is {found} already: name another folder with --data-dir, or --force")
     if not sqlite and await copies.has_tables(settings.storage_url):
         raise BackupRefused("the database has tables: make an empty one, and name that in STRATAMEM_DATABASE_URL")
     place = copies.file_of(settings.storage_url).parent if sqlite else data
@@ -69,7 +69,7 @@ async def restore(settings: Settings, file: Path, told: Told, *, replace: bool =
         manifest = await _told_of(partial(archive.unpack, file, Path(staging)), told)
         _check(manifest, sqlite)
         await (_take_file if sqlite else _take_dump)(settings, Path(staging), folders, told)
-        await asyncio.to_thread(_add_receipts, Path(staging) / RECEIPTS, data / RECEIPTS)
+        await asyncio.to_thread(_add_receipts, Path(staging) / RECEIPTS, _receipts_of(settings))
     return manifest
 
 
@@ -114,13 +114,17 @@ async def _told_of(work: Callable[[Told], Made], told: Told) -> Made:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
         given_up.set()
-        await asyncio.wait([working])
+        await asyncio.gather(working, return_exceptions=True)
         raise
+
+
+def _receipts_of(settings: Settings) -> Path:
+    return settings.data_dir.resolve() / RECEIPTS
 
 
 def _receipts(settings: Settings, folder: Path) -> dict[str, Path]:
     """Copies, since a running service may add to them."""
-    kept = settings.data_dir.resolve() / RECEIPTS
+    kept = _receipts_of(settings)
     found = {}
     for path in sorted(kept.rglob("*")):
         if path.is_file() and not path.is_symlink():
@@ -210,11 +214,14 @@ def _clear(folders: list[Path]) -> None:
         clear(folder)
 
 
-def _content(data: Path) -> str | None:
-    """Something in the folder that is neither a cache nor a sign of life."""
+def _content(settings: Settings) -> Path | None:
+    """Something that is neither a cache nor a sign of life: the database, wherever it is, or in the data folder."""
+    data, url = settings.data_dir.resolve(), settings.storage_url
+    if is_sqlite(url) and copies.file_of(url).exists():
+        return copies.file_of(url)
     if not data.is_dir():
         return None
-    found = [path.name for path in data.iterdir() if path.name not in _CACHES and path.suffix != _NO_CONTENT]
+    found = [path for path in data.iterdir() if path.name not in _CACHES and path.suffix != _NO_CONTENT]
     return min(found, default=None)
 
 

@@ -43,7 +43,7 @@ def answering(*answers: Answer | None) -> Iterator[tuple[str, list[Any]]]:
             self.end_headers()
             self.wfile.write(given[2])
 
-        do_GET = do_POST = answer
+        do_GET = do_POST = do_DELETE = answer
 
         def log_message(self, *_: object) -> None: ...
 
@@ -125,6 +125,26 @@ def test_an_append_that_is_lost_or_told_to_wait_comes_again_under_the_same_key(
         done = CliRunner().invoke(app, ["append", "s", "--file", "f", "--url", url])
     assert (done.exit_code, waits) == (0, [1.0, 7.0]), done.output
     assert len({headers["Idempotency-Key"] for _, _, headers, _ in asked}) == 1
+
+
+def test_a_purge_that_others_have_to_confirm_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
+
+    def operation(status: int, state: str, **more: Any) -> Answer:
+        return status, {}, json.dumps({"operation_id": "o1", "state": state, **more}).encode()
+
+    receipt = {"purged": {"events": 1234}, "kept": {"events": 2}, "kept_for": ["fork"], "verified": True}
+    receipt["at"] = "2026-03-01T12:00:00Z"
+    over = operation(200, "succeeded", result=receipt)
+    with answering(operation(202, "queued"), operation(200, "running"), over) as (url, asked):
+        done = CliRunner().invoke(app, ["sessions", "purge", "s", "--yes", "--cascade", "--url", url])
+    assert done.exit_code == 0, done.output
+    assert [path for _, path, _, _ in asked] == ["/v1/sessions/s?cascade=true", *["/v1/operations/o1"] * 2]
+    assert "1,234" in done.stdout
+    assert "2026-03-01 12:00 UTC; every live index has confirmed it" in done.stdout
+    assert "kept is what forks share: fork" in done.stdout
+    with answering(operation(202, "queued"), operation(200, "failed", error="the disk is full")) as (url, _asked):
+        assert "the purge has failed: the disk is full" in failure("sessions", "purge", "s", "--yes", "--url", url)
 
 
 def test_a_stream_goes_on_at_its_place_where_it_broke(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,8 +211,14 @@ async def test_a_database_that_is_not_there_is_said(tmp_path: Path, saved: tuple
 async def test_a_folder_with_something_in_it_is_left_alone(saved: tuple[Settings, Path], tmp_path: Path) -> None:
     settings, file = saved
     before = (settings.data_dir / "stratamem.db").read_bytes()
-    with pytest.raises(BackupRefused, match=r"is not empty \(receipts\)"):
+    with pytest.raises(BackupRefused, match=r"there is .*/stratamem.db already"):
         await restore(settings, file, untold)
+    (tmp_path / "receipts-only" / "receipts").mkdir(parents=True)
+    with pytest.raises(BackupRefused, match=r"there is .*/receipts already"):
+        await restore(settings_in(tmp_path / "receipts-only"), file, untold)
+    apart = settings_in(tmp_path / "apart", database_url=settings.storage_url)  # the database is not in the data folder
+    with pytest.raises(BackupRefused, match=r"there is .*/stratamem.db already"):
+        await restore(apart, file, untold)
     with pytest.raises(BackupRefused, match="is there already"):
         await back_up(settings, file, "1", untold)
     assert (settings.data_dir / "stratamem.db").read_bytes() == before
