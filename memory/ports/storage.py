@@ -214,7 +214,7 @@ class SegmentRepository(Protocol):
         """Which characters of its item each segment has."""
 
     async def counts(self, tenant_id: str) -> dict[str, int]:
-        """segments, pending, held, bytes"""
+        """segments, pending, held"""
 
 
 class ClusterRepository(Protocol):

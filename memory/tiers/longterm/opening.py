@@ -66,7 +66,7 @@ async def build_index(
         await asyncio.to_thread(put, [document(one) for one in facts])
         await told(done := done + len(facts))
     mapped = 0
-    async for vectors in follower.all_vectors(home.storage, home.tenant_id, home.space, index):
+    async for vectors in follower.vector_pages(home.storage, home.tenant_id, home.space):
         await follower.apply_beside(index, Batch(vectors=vectors))
         if len(index.vectors) - mapped >= _MAP_EVERY:
             mapped = len(index.vectors)

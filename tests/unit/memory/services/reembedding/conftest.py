@@ -99,6 +99,10 @@ async def texts(container, query="thing3 remark", **options):
     return [result.text for result in recalled.results]
 
 
+async def vectors_in(tx, space):
+    return await tx.changes.vectors_of(space, await tx.changes.items(TENANT))
+
+
 async def dense(container, query="thing3 remark"):
     """How many of forty results were compared by their vectors."""
     recalled = await container.recall.recall(ME, RecallRequest(query, top_k=200, explain=True))

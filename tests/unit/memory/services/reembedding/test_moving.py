@@ -19,6 +19,7 @@ from tests.unit.memory.services.reembedding.conftest import (
     operations,
     spaces,
     texts,
+    vectors_in,
 )
 
 
@@ -67,10 +68,10 @@ async def test_what_is_purged_or_edited_while_a_page_is_embedded_does_not_come_b
     await finish(container)
     await work_on(container)
     async with container.storage.read() as tx:
-        left = await tx.changes.all_vectors(TENANT, NEW, 0, 99)
+        left = await vectors_in(tx, NEW)
         edited = await tx.memories.get(TENANT, ids[1])
         spans = await tx.segments.spans(NEW, [edited.item])
-    assert len({vector.item for _, vector in left}) == 9
+    assert len({vector.item for vector in left}) == 9
     (embedded,) = await embed(["edited meanwhile"])
     assert spans[edited.item][0][1] == embedded.astype("<f2").tobytes()
 
@@ -115,9 +116,9 @@ async def test_two_workers_at_once_fill_everything_once(filled, monkeypatch):
         claimed = await tx.operations.claim(operation.operation_id, container.reembedding._lease, container.clock.now())
     await asyncio.gather(container.reembedding._work(claimed), other.reembedding._work(claimed))
     async with container.storage.read() as tx:
-        vectors = await tx.changes.all_vectors(TENANT, NEW, 0, 999)
+        vectors = await vectors_in(tx, NEW)
         assert await tx.spaces.of(TENANT) == NEW
-    assert len(vectors) == len({vector.item for _, vector in vectors}) == 40
+    assert len(vectors) == len({vector.item for vector in vectors}) == 40
 
 
 async def test_it_is_asked_for_and_shown(filled):
@@ -167,7 +168,7 @@ async def test_a_third_model_takes_the_place_of_the_second(filled, monkeypatch):
     async with container.storage.read() as tx:
         assert await tx.spaces.of(TENANT) == "word-hash-128"
         assert await tx.spaces.others(TENANT, "word-hash-128") == []
-        assert len(await tx.changes.all_vectors(TENANT, "word-hash-128", 0, 99)) == 40
+        assert len(await vectors_in(tx, "word-hash-128")) == 40
 
 
 async def test_a_worker_with_another_model_leaves_it_to_one_that_has_it(filled):
@@ -206,7 +207,7 @@ async def test_who_cuts_texts_for_a_space_that_was_left_writes_nothing(filled, m
             await hold(tx, TENANT, OLD)
     await index(container)
     async with container.storage.read() as tx:
-        assert len(await tx.changes.all_vectors(TENANT, NEW, 0, 99)) == 41
+        assert len(await vectors_in(tx, NEW)) == 41
 
 
 async def test_upkeep_drops_the_old_vectors_when_nothing_moves_any_more(filled):
@@ -218,7 +219,7 @@ async def test_upkeep_drops_the_old_vectors_when_nothing_moves_any_more(filled):
     await container.upkeep.tidy()
     assert (await spaces(container))[2] == []
     async with container.storage.read() as tx:
-        assert len(await tx.changes.all_vectors(TENANT, NEW, 0, 99)) == 40
+        assert len(await vectors_in(tx, NEW)) == 40
     await followed(container)
     assert await dense(container) == 40
 
