@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from api.receipts.schemas import SignedReceiptAnswer
 from api.start import explained, prepare_data_folder
@@ -20,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Receipts of purges: signed, in a c
 Answered = TypeVar("Answered")
 
 _PAGE = 500
+_ID = 36
 
 
 @app.command()
@@ -39,7 +40,8 @@ def show_all(
     if as_json:
         typer.echo(json.dumps({"items": [_shown(receipt) for receipt in found]}))
         return
-    table = Table("number", "receipt", "tenant", "what", "at", box=None, pad_edge=False)
+    whole = Column("receipt", no_wrap=True, min_width=_ID)
+    table = Table("number", whole, "tenant", "what", "at", box=None, pad_edge=False)
     for receipt in found:
         moment = receipt.at.strftime("%Y-%m-%d %H:%M UTC")
         table.add_row(
