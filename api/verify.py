@@ -59,7 +59,9 @@ async def _look(settings: Settings, receipt: str | None, markers: list[str], mod
 def _print(looks: list[Look]) -> None:
     table = Table("store", "looked at", "found", box=None, pad_edge=False)
     for look in looks:
-        table.add_row(look.store, look.looked_at, "\n".join(look.found) or "nothing")
+        table.add_row(look.store, look.looked_at, str(len(look.found) or "nothing"))
     out.print(table, markup=False)
+    for trace in (trace for look in looks for trace in look.found):
+        out.print(trace, markup=False)
     count = sum(len(look.found) for look in looks)
     out.print(f"{count} traces are left" if count else "nothing is left", markup=False)

@@ -34,6 +34,8 @@ from memory.domain.principals import SHARED, TENANT_WIDE
 from memory.domain.recall import TierName
 from memory.domain.segments import NewSegment, Span
 from memory.domain.sessions import NewSession, Session
+from memory.ports.jobs import Clock, JobQueue
+from memory.ports.notices import Notices
 from memory.ports.storage import UnitOfWork
 from memory.services.erasure import Erasure
 from memory.services.forgetting import Forgetting
@@ -238,10 +240,17 @@ async def add_events(tx: UnitOfWork, session: Session, *contents: str, **values:
     return await tx.events.by_ids(session.lineage, [event.event_id for event in added])
 
 
-def forgetting(storage, jobs, clock, *, lease=timedelta(minutes=1), tiers=()) -> tuple[Erasure, Forgetting]:
-    """Without indexes, unless some are given; receipts are kept in memory."""
-    notices = LocalNotices()
-    made = purging.erasure(storage, tiers, jobs, clock, lease, Receipts(storage, HashNotary()), notices)
+def forgetting(
+    storage: SqlStorage,
+    jobs: JobQueue,
+    clock: Clock,
+    *,
+    lease: timedelta = timedelta(minutes=1),
+    notices: Notices | None = None,
+) -> tuple[Erasure, Forgetting]:
+    """Without indexes; receipts are kept in memory."""
+    notices = notices or LocalNotices()
+    made = purging.erasure(storage, (), jobs, clock, lease, Receipts(storage, HashNotary()), notices)
     return made, Forgetting(storage=storage, erasure=made, jobs=jobs, clock=clock, notices=notices)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from api.start import explained, prepare_data_folder
 from api.terminal import AsJson, DataDir, fail, one_line_errors, out, settings_of
@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Receipts of purges: signed, in a c
 Answered = TypeVar("Answered")
 
 _PAGE = 500
+_ID = 36
 
 
 @app.command()
@@ -40,7 +41,8 @@ def show_all(
     if as_json:
         typer.echo(json.dumps({"items": [_shown(receipt) for receipt in found]}))
         return
-    table = Table("number", "receipt", "tenant", "what", "at", box=None, pad_edge=False)
+    whole = Column("receipt", no_wrap=True, min_width=_ID)
+    table = Table("number", whole, "tenant", "what", "at", box=None, pad_edge=False)
     for receipt in found:
         moment = receipt.at.strftime("%Y-%m-%d %H:%M UTC")
         table.add_row(

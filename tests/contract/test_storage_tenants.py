@@ -8,7 +8,7 @@ from memory.adapters.jobs.recording import RecordingQueue
 from memory.adapters.sql.tables import metadata
 from memory.domain.audit import Entry
 from memory.domain.changes import ChangeKind
-from memory.domain.errors import Conflict, NotFound, TenantPurged
+from memory.domain.errors import Conflict, Forbidden, NotFound, TenantPurged
 from memory.domain.events import EventVisibility
 from memory.domain.memories import MemoryVisibility
 from memory.domain.operations import OperationKind, OperationState, Receipt
@@ -226,3 +226,27 @@ async def test_a_purge_that_was_stopped_between_two_steps_is_gone_on_with(databa
     assert MARK not in str(await everything(database))
     async with storage.read() as tx:
         assert (await tx.receipts.get(operation.operation_id)).content["purged"]["events"] == 6
+
+
+@pytest.mark.parametrize(
+    ("caller", "error"),
+    [
+        (Principal(TENANT, frozenset({KeyScope.WRITE})), Forbidden),
+        (Principal(TENANT, frozenset({KeyScope.WRITE}), "bob", bound=True), Forbidden),
+        (Principal(TENANT, agent_id="bob", bound=True), Forbidden),
+        (Principal(TENANT, session_ids=frozenset({"s"})), Forbidden),
+        (Principal("other"), NotFound),
+        (Principal(TENANT, frozenset({KeyScope.WRITE}), "ann", bound=True), None),
+        (Principal(TENANT, frozenset({KeyScope.ADMIN})), None),
+    ],
+)
+async def test_an_agents_data_is_purged_by_itself_or_an_operator(sqlite, caller, error):
+    storage = sqlite.open()
+    async with storage.write() as tx:
+        await add_memory(tx, MARK, visibility=MemoryVisibility.PRIVATE, agent_id="ann")
+    _, service = forgetting(storage, RecordingQueue(), SettableClock())
+    if error is not None:
+        with pytest.raises(error):
+            await service.purge_agent(caller, "ann")
+        return
+    assert (await receipt_of(service, await service.purge_agent(caller, "ann"))).purged["memories"] == 1

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -74,7 +75,7 @@ def is_signed(receipt: SignedReceipt) -> bool:
 def _make(file: Path) -> None:
     """Whole or not at all, and once: of two processes that make one at once the first wins."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}.draft")
     written = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         os.write(written, _pem(Ed25519PrivateKey.generate()))

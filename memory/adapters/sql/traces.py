@@ -1,20 +1,21 @@
 """What do the tables still say of what was purged? Every table and column that there is, or the rows of a receipt."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from memory.adapters.sql.columns import metadata
-from memory.adapters.sql.statements import one_of
+from memory.adapters.sql.statements import is_postgresql, one_of
 from memory.adapters.sql.tables import changes, events, memories, memory_versions, segments, sessions
 from memory.domain.changes import ChangeKind
 from memory.domain.principals import private_to
 from memory.domain.receipts import ReceiptKind, SignedReceipt
 from memory.domain.traces import Look, Marks
 
+_PAGE = 1_000
 _NAMES_ONLY = {"receipts", "changes"}
 """They name what was purged by its keys, and hold nothing else of it."""
 
@@ -37,17 +38,28 @@ async def left_of(engine: AsyncEngine, receipt: SignedReceipt) -> list[Look]:
 
 
 async def _of_table(connection: AsyncConnection, name: str, wanted: Sequence[Marks]) -> Look:
-    quoted = connection.dialect.identifier_preparer.quote(name)
     rows, found = 0, []
-    async with connection.stream(sa.text(f"SELECT * FROM {quoted}")) as result:  # noqa: S608  # a name that it told us
-        async for row in result:
-            rows += 1
-            for column, value in row._mapping.items():
-                content = _bytes(value)
-                found += [
-                    f"{name}.{column}: {mark.text!r} as {form}" for mark in wanted for form in mark.found_in(content)
-                ]
+    async for row in _rows(connection, connection.dialect.identifier_preparer.quote(name)):
+        rows += 1
+        for column, value in row._mapping.items():
+            forms = [(mark, form) for mark in wanted for form in mark.found_in(_bytes(value))]
+            found += [f"{name}.{column}: {mark.text!r} as {form}" for mark, form in forms]
     return Look(f"table {name}", f"{rows:,} rows", tuple(dict.fromkeys(found)))
+
+
+async def _rows(connection: AsyncConnection, table: str) -> AsyncIterator[sa.Row[Any]]:
+    """All of a table, some at a time. `table`: a name that the database told us, quoted."""
+    if is_postgresql(connection):
+        async with connection.stream(sa.text(f"SELECT * FROM {table}")) as streamed:  # noqa: S608
+            async for row in streamed:
+                yield row
+        return
+    query = sa.text(f"SELECT rowid AS place, * FROM {table} WHERE rowid > :place ORDER BY rowid LIMIT {_PAGE}")  # noqa: S608
+    place = 0
+    while page := (await connection.execute(query, {"place": place})).all():
+        for row in page:
+            yield row
+        place = page[-1].place
 
 
 def _bytes(value: Any) -> bytes:

@@ -57,8 +57,9 @@ def _contents(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
     before = b""
     with path.open("rb") as file:
         while piece := file.read(_CHUNK):
-            yield "", before + piece
-            before = piece[-overlap:]
+            content = before + piece
+            yield "", content
+            before = content[-overlap:]
     if path.suffix == ".npz":
         with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
             for member in archive.namelist():
