@@ -25,9 +25,10 @@ _ID = 36
 
 
 @app.command()
-def key(data_dir: DataDir = None) -> None:
+def key(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Print the public key that this data folder's processes sign with (Ed25519, base64)."""
-    typer.echo(_ask(data_dir, lambda receipts: receipts.public_key()))
+    public = _ask(data_dir, lambda receipts: receipts.public_key())
+    typer.echo(json.dumps({"public_key": public}) if as_json else public)
 
 
 @app.command("list")
@@ -54,24 +55,27 @@ def show_all(
 @app.command()
 def show(
     receipt: Annotated[str, typer.Argument(help="The receipt_id, which is that of the purge's operation.")],
+    as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Print a receipt as JSON."""
+    """Print a receipt as it was signed: JSON, with `--json` in one line."""
     found = _ask(data_dir, lambda receipts: receipts.find(receipt))
     if found is None:
         fail(f"there is no receipt '{receipt}'", 1)
-    typer.echo(json.dumps(_shown(found), indent=1))
+    typer.echo(json.dumps(_shown(found), indent=None if as_json else 1))
 
 
 @app.command()
-def check(data_dir: DataDir = None) -> None:
+def check(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Check every signature and the chain, and compare the database with this folder's files."""
     problems = _ask(data_dir, lambda receipts: receipts.problems())
-    for problem in problems:
-        out.print(problem, markup=False)
+    told = problems or ["all receipts are there, signed, and follow each other"]
+    if as_json:
+        typer.echo(json.dumps({"problems": problems}))
+    else:
+        out.print("\n".join(told), markup=False)
     if problems:
         raise typer.Exit(1)
-    out.print("all receipts are there, signed, and follow each other", markup=False)
 
 
 def _ask(data_dir: Path | None, ask: "Callable[[Receipts], Awaitable[Answered]]") -> Answered:
