@@ -61,8 +61,11 @@ def copy_sqlite(source: Path, target: Path, told: Told) -> None:
 
 def check_sqlite(file: Path) -> None:
     """Raises BackupRefused for a database that is damaged."""
-    with closing(_opened(file)) as database:
-        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    try:
+        with closing(_opened(file)) as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        found = str(error)
     if found != "ok":
         raise BackupRefused(f"the database {file} is damaged ({found}): take an earlier backup")
 

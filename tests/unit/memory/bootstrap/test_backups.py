@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from memory.adapters.archive import BackupRefused
+from memory.adapters.archive import BackupRefused, Manifest, pack
 from memory.adapters.node_folders import held
 from memory.adapters.sql import copies
 from memory.adapters.sql.migrate import upgrade
@@ -270,6 +270,23 @@ async def test_a_schema_that_is_not_known_here_is_refused(
         await restore(there, tmp_path / "newer", untold)
     assert not list(there.data_dir.glob("*.db"))
     assert not list(there.data_dir.glob(".restore-*"))
+
+
+async def test_a_database_that_is_damaged_is_neither_saved_nor_taken(
+    saved: tuple[Settings, Path], tmp_path: Path
+) -> None:
+    settings, _ = saved
+    file = settings.data_dir / "stratamem.db"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2))
+    with pytest.raises(BackupRefused):
+        await back_up(settings, tmp_path / "damaged", "1", untold)
+    facts = Manifest(version="1", database="sqlite", revision="0011", created_at=NOW)
+    pack(tmp_path / "damaged", facts, {"stratamem.db": file}, untold)
+    there = settings_in(tmp_path / "there")
+    with pytest.raises(BackupRefused, match="is damaged"):
+        await restore(there, tmp_path / "damaged", untold)
+    assert not (there.data_dir / "stratamem.db").exists()
 
 
 async def test_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
