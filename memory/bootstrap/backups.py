@@ -69,7 +69,7 @@ async def restore(settings: Settings, file: Path, told: Told, *, replace: bool =
         manifest = await _told_of(partial(archive.unpack, file, Path(staging)), told)
         _check(manifest, sqlite)
         await (_take_file if sqlite else _take_dump)(settings, Path(staging), folders, told)
-        await asyncio.to_thread(_add_receipts, Path(staging) / RECEIPTS, _receipts_of(settings))
+        await asyncio.to_thread(_add_receipts, Path(staging) / RECEIPTS, settings.receipts_dir)
     return manifest
 
 
@@ -118,13 +118,9 @@ async def _told_of(work: Callable[[Told], Made], told: Told) -> Made:
         raise
 
 
-def _receipts_of(settings: Settings) -> Path:
-    return settings.data_dir.resolve() / RECEIPTS
-
-
 def _receipts(settings: Settings, folder: Path) -> dict[str, Path]:
     """Copies, since a running service may add to them."""
-    kept = _receipts_of(settings)
+    kept = settings.receipts_dir
     found = {}
     for path in sorted(kept.rglob("*")):
         if path.is_file() and not path.is_symlink():
