@@ -13,6 +13,8 @@ COPY model_runtime ./model_runtime
 COPY migrations ./migrations
 RUN pip install --editable . --constraint constraints.txt \
     && useradd --system --create-home stratamem && mkdir /data && chown stratamem /data
+# pg_dump and pg_restore, for `stratamem backup` and `stratamem restore`
+RUN apt-get update && apt-get install -y --no-install-recommends postgresql-client && rm -rf /var/lib/apt/lists/*
 USER stratamem
 ENV STRATAMEM_DATA_DIR=/data STRATAMEM_LOG_FORMAT=json
 VOLUME /data

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup serve test lint format bench clean
@@ -22,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 serve: setup ## run the service on http://127.0.0.1:8080
 	$(BIN)/stratamem serve
 
-test: setup ## every test that this machine can run (JOBS=2: two at a time)
-	$(BIN)/python -m pytest $(if $(JOBS),--numprocesses $(JOBS) --dist loadgroup,)
+test: setup ## every test that this machine can run, in two processes (JOBS=1: in one)
+	$(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),--numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder,)
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

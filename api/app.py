@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 import api.admin.endpoints
+import api.agents.data
 import api.agents.endpoints
 import api.audit.endpoints
 import api.chat.endpoints
@@ -22,7 +23,9 @@ import api.kv.endpoints
 import api.memories.endpoints
 import api.operations.endpoints
 import api.recall.endpoints
+import api.receipts.endpoints
 import api.sessions.endpoints
+import api.tenants.endpoints
 from api import errors
 from api.audit.trail import Audited
 from api.limits import BodyLimit, ReadDeadline
@@ -43,12 +46,15 @@ ROUTERS: tuple[APIRouter, ...] = (
     api.chat.endpoints.router,
     api.sessions.endpoints.router,
     api.agents.endpoints.router,
+    api.agents.data.router,
     api.kv.endpoints.router,
     api.operations.endpoints.router,
     api.health.endpoints.router,
     api.admin.endpoints.router,
     api.keys.endpoints.router,
     api.audit.endpoints.router,
+    api.tenants.endpoints.router,
+    api.receipts.endpoints.router,
 )
 
 # From the outermost to the innermost.

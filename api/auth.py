@@ -49,6 +49,7 @@ class Requires(HTTPBearer):
         await (await spent_by(request)).enter(container, principal)
         trail = await trail_of(request)
         trail.enter(principal, self._scopes, request.method)
+        await container.tenants.check(principal.tenant_id)
         access.require(principal, *self._scopes)
         trail.principal = access.act_as(principal, acting)
         return trail.principal

@@ -1,10 +1,11 @@
-"""`stratamem`: start the service and its workers, bring the database up to date, manage keys.
+"""`stratamem`: run the service, talk to one that runs, and look after what it keeps.
 
 What a command needs is imported when it runs: `stratamem version` does not wait for models.
 """
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import sys
@@ -14,20 +15,33 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from api import logs
+from api.backup import backup, restore
+from api.context.commands import context
 from api.doctor import doctor
+from api.events.commands import append
 from api.keys import commands as keys
+from api.recall.commands import recall
+from api.receipts import commands as receipts
+from api.sessions import commands as sessions
 from api.start import explained, prepare_data_folder
-from api.terminal import DataDir, fail, one_line_errors, out, settings_of
+from api.tenants import commands as tenants
+from api.terminal import AsJson, DataDir, fail, one_line_errors, out, settings_of
+from api.verify import verify_purge
 from api.version import VERSION
 from memory.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Stratamem: a memory service for agents.")
-app.add_typer(keys.app, name="keys")
-app.command()(doctor)
+RUN, TALK, LOOK_AFTER = "Run it", "Talk to a running service (STRATAMEM_URL, STRATAMEM_KEY)", "Look after it"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Stratamem: a memory service for agents. `stratamem serve` starts it; settings are environment variables.",
+)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65_535)] = None,
@@ -42,25 +56,31 @@ def serve(
     _end()
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def worker(
     data_dir: DataDir = None,
     ping: Annotated[bool, typer.Option("--ping", help="Only ask whether a worker of this host is well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --ping: print JSON.")] = False,
 ) -> None:
     """Start a worker process beside the API; needs STRATAMEM_BROKER_URL."""
     settings = settings_of(data_dir=data_dir)
     from workers import main
 
     if ping:
-        raise typer.Exit(0 if main.ping(settings) else 1)
+        well = main.ping(settings)
+        if as_json:
+            typer.echo(json.dumps({"well": well}))
+        raise typer.Exit(0 if well else 1)
     if settings.embedded:
         fail("without STRATAMEM_BROKER_URL the workers run inside `stratamem serve`: there is nothing to start", 2)
+    from api import logs
+
     logs.configure(settings)
     with one_line_errors(), explained():
         main.run(settings)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def runtime(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65_535)] = None,
@@ -75,29 +95,48 @@ def runtime(
     _end()
 
 
-@app.command()
-def migrate(data_dir: DataDir = None) -> None:
+def migrate(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Bring the database's schema to the newest version."""
     settings = settings_of(data_dir=data_dir)
     with one_line_errors():
         prepare_data_folder(settings)
         with explained():
-            asyncio.run(_migrate(settings))
-    out.print("the database is up to date", markup=False)
+            before, now = asyncio.run(_migrate(settings))
+    if as_json:
+        typer.echo(json.dumps({"from": before, "to": now}))
+        return
+    out.print(f"the database is up to date, schema {now}", markup=False)
 
 
-@app.command()
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Print the version."""
-    typer.echo(VERSION)
+    typer.echo(json.dumps({"version": VERSION}) if as_json else VERSION)
 
 
-async def _migrate(settings: Settings) -> None:
+app.command(rich_help_panel=TALK)(append)
+app.command(rich_help_panel=TALK)(recall)
+app.command(rich_help_panel=TALK)(context)
+app.add_typer(sessions.app, name="sessions", rich_help_panel=TALK)
+app.command(rich_help_panel=LOOK_AFTER)(doctor)
+app.command(rich_help_panel=LOOK_AFTER)(migrate)
+app.command(rich_help_panel=LOOK_AFTER)(backup)
+app.command(rich_help_panel=LOOK_AFTER)(restore)
+app.command("verify-purge", rich_help_panel=LOOK_AFTER)(verify_purge)
+app.add_typer(receipts.app, name="receipts", rich_help_panel=LOOK_AFTER)
+app.add_typer(keys.app, name="keys", rich_help_panel=LOOK_AFTER)
+app.add_typer(tenants.app, name="tenants", rich_help_panel=LOOK_AFTER)
+app.command(rich_help_panel=LOOK_AFTER)(version)
+
+
+async def _migrate(settings: Settings) -> tuple[str | None, str]:
+    """The schema's revision before and afterwards."""
     from memory.adapters.sql.storage import SqlStorage
 
     storage = SqlStorage(settings.storage_url, settings.database)
     try:
+        before, newest = await storage.schema()
         await storage.migrate()
+        return before, newest
     finally:
         await storage.close()
 

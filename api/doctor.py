@@ -8,14 +8,10 @@ import typer
 from rich.markup import escape
 
 from api.terminal import AsJson, DataDir, err, out, settings_of
-from memory.services.health import HealthState
 from memory.settings import Settings
 
-_SIGNS = {
-    HealthState.OK: "[green]ok    [/]",
-    HealthState.DEGRADED: "[yellow]look  [/]",
-    HealthState.DOWN: "[red]broken[/]",
-}
+_BROKEN = "down"
+_SIGNS = {"ok": "[green]ok    [/]", "degraded": "[yellow]look  [/]", _BROKEN: "[red]broken[/]"}
 
 
 def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
@@ -24,7 +20,7 @@ def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     found = asyncio.run(_examined(settings, as_json))
     if as_json:
         typer.echo(json.dumps({"findings": found}))
-    if any(one["state"] == HealthState.DOWN for one in found):
+    if any(one["state"] == _BROKEN for one in found):
         raise typer.Exit(1)
 
 

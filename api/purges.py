@@ -7,7 +7,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from api.operations.schemas import OperationAnswer
-from api.values import Answer
+from api.values import Answer, absent
 from memory.domain.operations import Operation, Receipt
 
 LOCATION = {"description": "Where to ask for the operation", "schema": {"type": "string"}}
@@ -23,12 +23,16 @@ class ReceiptAnswer(Answer):
     kept_for: list[str] = Field(
         default=[], exclude_if=lambda kept: not kept, description="The forks that share it, as far as you reach them."
     )
+    receipt_id: str | None = Field(
+        default=None, exclude_if=absent, description="Of `GET /v1/receipts/{receipt_id}`, which says what was signed."
+    )
+    signature: str | None = Field(default=None, exclude_if=absent, description="Ed25519, in base64.")
 
 
 ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {
         "model": OperationAnswer,
-        "description": "An index still has to confirm; the operation's result is the receipt",
+        "description": "An index still has to confirm; the receipt will have the operation's id, and is its result",
         "headers": {"Location": LOCATION},
     }
 }

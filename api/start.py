@@ -4,8 +4,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from memory.domain.errors import StratamemError
 from memory.settings import Settings
 
@@ -34,6 +32,8 @@ def prepare_data_folder(settings: Settings) -> None:
 @contextmanager
 def explained() -> Iterator[None]:
     """Around what opens the database or the container: raises StartError for what they say."""
+    from sqlalchemy.exc import SQLAlchemyError  # here: commands that open no database do without it
+
     try:
         yield
     except StratamemError as error:

@@ -1,10 +1,35 @@
-"""How does an answer go out piece by piece, as server-sent events?"""
+"""How does an answer that takes long go out: piece by piece, as server-sent events, and to nobody who has left?"""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
+from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
+
+Made = TypeVar("Made")
+
+_GLANCE = 0.5
+"""Seconds between two looks whether the client is still there."""
+
+
+async def while_there(request: Request, work: Awaitable[Made]) -> Made:
+    """A client that has gone is not worked for: a place, blocks and a session would be held for nobody.
+
+    The work has ended when this does: only then may its turn be left. Raises ClientDisconnect.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=_GLANCE))[0]:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class EventStream(StreamingResponse):

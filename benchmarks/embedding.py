@@ -22,7 +22,8 @@ from benchmarks.recall_quality import measure as answered
 from benchmarks.service import MODELS, StoringEmbedder, percentiles
 from benchmarks.sets import Scorers, Selection, tasks_of
 from memory.adapters.models.inprocess import load_models
-from model_runtime.embedders.embedder import Precision, SentenceEmbedder, load
+from model_runtime.embedders.embedder import SentenceEmbedder, load
+from model_runtime.embedders.precision import Precision
 
 SEED = 1
 TEXTS, QUESTIONS, ROUNDS = 1_000, 100, 4

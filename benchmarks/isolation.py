@@ -36,7 +36,6 @@ from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.storage import SqlStorage
 from memory.domain.principals import ALL_SCOPES
 from memory.services.keys import Keys
-from memory.services.secrets import TenantSecrets
 
 AGENTS = ("ann", "bob", "cyd", "dan", "eve")
 TENANTS, SESSIONS, QUESTIONS = 50, 20, 100_000
@@ -240,7 +239,7 @@ def keyed(folder: Path, tenants: int) -> Iterator[list[str]]:
         storage, clock = SqlStorage(f"sqlite:///{data / 'stratamem.db'}", DatabaseSettings()), SystemClock()
         try:
             await storage.migrate()
-            keys = Keys(storage, TenantSecrets(storage, clock), clock)
+            keys = Keys(storage, clock)
             return [(await keys.create(f"tenant-{number}", ALL_SCOPES)).token for number in range(tenants)]
         finally:
             await storage.close()

@@ -6,6 +6,7 @@ is that of the saved vector index against all inner products. Others get the vec
 each.
 
     python -m benchmarks.longterm_scale --sizes 10000 100000        without the million
+    python -m benchmarks.longterm_scale --stores FOLDER             keeps the loaded stores for the next run
     python -m benchmarks.longterm_scale --quick
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,13 +66,13 @@ _LISTED_LEFT = 16_384
 """Vectors that may wait for their list: as many as come while others are filed."""
 
 
-def measure(size: int, questions: int, scorers: Scorers, models: Models, peer_seconds: float) -> dict[str, Any]:
+def measure(
+    size: int, questions: int, scorers: Scorers, models: Models, peer_seconds: float, stores: Path | None
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="stratamem-bench-") as name:
         folder = Path(name)
         filled = corpus(scorers, models, size)
-        started = time.perf_counter()
-        write_store(folder, filled, models)
-        body: dict[str, Any] = {"load_s": round(time.perf_counter() - started, 1)}
+        body: dict[str, Any] = {"load_s": _loaded(folder, filled, models, stores and stores / str(size))}
         body |= {"build_s": _built(folder, filled)}
         body |= _restarted(folder, filled, questions)
         body |= {"disk_bytes_per_memory": _disk(folder, body["memories"])}
@@ -80,6 +82,22 @@ def measure(size: int, questions: int, scorers: Scorers, models: Models, peer_se
         if peer_seconds:
             body |= {"peers": _peers(folder, body["memories"], peer_seconds)}
         return body
+
+
+def _loaded(folder: Path, filled: Corpus, models: Models, kept: Path | None) -> float | None:
+    """Seconds; None: the store of an earlier run was copied. `kept`: where that is, or will be for the next run."""
+    if kept is not None and kept.exists():
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        return None
+    started = time.perf_counter()
+    write_store(folder, filled, models)
+    seconds = time.perf_counter() - started
+    if kept is not None:
+        draft = kept.with_name(kept.name + ".draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(folder, draft)
+        draft.replace(kept)
+    return round(seconds, 1)
 
 
 def _built(folder: Path, filled: Corpus) -> dict[str, float]:
@@ -333,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for size in options.sizes:
             out.print(f"[bold]{size:,} memories[/]")
             others = options.peer_seconds if size == max(options.sizes) else 0.0  # they get no further than their time
-            sizes[str(size)] = measure(size, options.questions, scorers, models, others)
+            sizes[str(size)] = measure(size, options.questions, scorers, models, others, options.stores)
             body = {"load_before": load, "targets": verdict(sizes, everybody), "crowd": everybody, "sizes": sizes}
             path = write_result("longterm_scale_quick" if options.quick else "longterm_scale", body)
     show(sizes)
@@ -346,11 +364,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small stores, few questions: does everything run?")
     parser.add_argument("--sizes", type=int, nargs="+", help=f"memories; {' '.join(map(str, SIZES))}")
     parser.add_argument("--questions", type=int)
-    parser.add_argument("--peer-seconds", type=float, help=f"for each of the others; {PEER_SECONDS:.0f}, quick 5")
+    parser.add_argument("--peer-seconds", type=float, help=f"for each of the others, 0: none ({PEER_SECONDS:.0f})")
+    parser.add_argument("--stores", type=Path, metavar="FOLDER", help="keep loaded stores there, to use them again")
     options = parser.parse_args(arguments)
     options.sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
     options.questions = options.questions or (QUICK_QUESTIONS if options.quick else QUESTIONS)
-    options.peer_seconds = options.peer_seconds or (5.0 if options.quick else PEER_SECONDS)
+    if options.peer_seconds is None:
+        options.peer_seconds = 5.0 if options.quick else PEER_SECONDS
     return options
 
 

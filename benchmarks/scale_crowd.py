@@ -16,7 +16,6 @@ from memory.adapters.sql.storage import SqlStorage
 from memory.bootstrap import SystemClock
 from memory.domain.principals import ALL_SCOPES
 from memory.services.keys import Keys
-from memory.services.secrets import TenantSecrets
 from memory.settings import Settings
 
 
@@ -38,7 +37,7 @@ async def _keys(data: Path) -> list[str]:
     storage, clock = SqlStorage(settings.storage_url, settings.database), SystemClock()
     try:
         await storage.migrate()
-        keys = Keys(storage, TenantSecrets(storage, clock), clock)
+        keys = Keys(storage, clock)
         return [(await keys.create(f"tenant-{number}", ALL_SCOPES)).token for number in range(USERS)]
     finally:
         await storage.close()

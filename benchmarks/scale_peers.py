@@ -179,15 +179,17 @@ def asked(store: Any, data: Data, size: int) -> dict[str, Any]:
     }
 
 
-def crowd(store: Any, data: Data) -> dict[str, Any]:
-    """Many users with few memories: each asks for as many as it has."""
-    for user in range(USERS):
-        store.add(range(user * EACH, (user + 1) * EACH), f"user-{user}")
+def crowd(store: Any, data: Data, seconds: float) -> dict[str, Any]:
+    """Many users with few memories, as many as come within the time: each asks for as many as it has."""
+    begun, users = time.perf_counter(), 0
+    while users < USERS and time.perf_counter() - begun < seconds:
+        store.add(range(users * EACH, (users + 1) * EACH), f"user-{users}")
+        users += 1
     got = []
-    for user in range(USERS):  # asked is for the middle of its own: mem0 never shows what has a cosine below zero
+    for user in range(users):  # asked is for the middle of its own: mem0 never shows what has a cosine below zero
         question = np.mean([data.vector(number) for number in range(user * EACH, (user + 1) * EACH)], axis=0)
         got.append(len(store.search(question / np.linalg.norm(question), f"user-{user}")))
-    return {"asked": EACH, "got_mean": round(float(np.mean(got)), 2), "got_least": min(got)}
+    return {"users": users, "asked": EACH, "got_mean": round(float(np.mean(got)), 2), "got_least": min(got)}
 
 
 def percentile(milliseconds: list[float], place: int = 95) -> float | None:
@@ -216,7 +218,7 @@ def main() -> None:
         body["bytes_per_memory"] = round((resident() - before) / max(body["memories"], 1))
         body |= asked(store, data, body["memories"])
     with tempfile.TemporaryDirectory(prefix="stratamem-peer-") as name:
-        body["crowd"] = crowd(PEERS[options.peer](data, Path(name)), data)
+        body["crowd"] = crowd(PEERS[options.peer](data, Path(name)), data, options.seconds)
     print(json.dumps(body))
 
 

@@ -13,7 +13,7 @@ from memory.adapters.jobs.settings import JobSettings
 from memory.adapters.models.settings import GenerationSettings, Precision
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.recall.settings import RecallSettings
-from memory.services.settings import AuditSettings, CodecSettings, LimitSettings, MemorySettings
+from memory.services.settings import AuditSettings, CodecSettings, LimitSettings, MemorySettings, ReceiptSettings
 from memory.tiers.hot.settings import HotSettings
 from memory.tiers.longterm.settings import LongTermSettings
 from memory.tiers.semantic.settings import SemanticSettings
@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     memories: MemorySettings = MemorySettings()
     limits: LimitSettings = LimitSettings()
     audit: AuditSettings = AuditSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
     oidc: OidcSettings = OidcSettings()
 
     @field_validator("runtime_url", "runtime_key", "model", "models_dir", mode="before")
@@ -114,6 +115,10 @@ class Settings(BaseSettings):
     @property
     def index_dir(self) -> Path:
         return self.data_dir.resolve() / "index" / self.node_name
+
+    @property
+    def receipts_dir(self) -> Path:
+        return (self.receipts.folder or self.data_dir / "receipts").resolve()
 
     @property
     def exports_dir(self) -> Path:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from memory.domain.generation import CachedTokens, ChatMessage, Chunk, Delta, Finish, Finished, Prompt, Usage
+from memory.domain.receipts import SignedReceipt
 from memory.ports.models import Vectors
 
 _WORD = re.compile(r"\w+")
@@ -30,6 +31,28 @@ class SettableClock:
     def pass_time(self, **amount: float) -> None:
         """As `timedelta`: pass_time(minutes=5)."""
         self.moment += timedelta(**amount)
+
+
+@dataclass(slots=True)
+class HashNotary:
+    """Signs with a hash: whoever changes a statement is found out, whoever forges one is not."""
+
+    folder: list[SignedReceipt] = field(default_factory=list)
+
+    def public_key(self) -> str:
+        return "none"
+
+    def sign(self, statement: str) -> str:
+        return hashlib.sha256(statement.encode()).hexdigest()
+
+    def valid(self, receipt: SignedReceipt) -> bool:
+        return receipt.signature == self.sign(receipt.statement)
+
+    def keep(self, receipt: SignedReceipt) -> None:
+        self.folder = [kept for kept in self.folder if kept.receipt_id != receipt.receipt_id] + [receipt]
+
+    def kept(self) -> list[SignedReceipt]:
+        return self.folder
 
 
 class WordHashEmbedder:

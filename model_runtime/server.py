@@ -195,7 +195,7 @@ def _question(body: wire.GenerateRequest) -> Question:
 
 @api.post("/forget")
 async def forget(served: Here, body: wire.ForgetRequest) -> wire.ForgetAnswer:
-    """Drops all KV of these salts, on every tier, and what ended processes left behind.
+    """Drops all KV of these salts and of the tenant, on every tier, and what ended processes left behind.
 
     Without a model there is none of our own: who starts this sees to that.
     """
@@ -205,7 +205,7 @@ async def forget(served: Here, body: wire.ForgetRequest) -> wire.ForgetAnswer:
         if runtime is None:
             return wire.ForgetAnswer(blocks=0)
         namespaces = frozenset().union(*(runtime.namespaces(salt) for salt in body.salts))
-        return wire.ForgetAnswer(blocks=await asyncio.wrap_future(runtime.forget(namespaces)))
+        return wire.ForgetAnswer(blocks=await asyncio.wrap_future(runtime.forget(namespaces, body.tenant)))
     except OSError as error:
         raise Refusal(503, "not_forgotten", f"KV could not be deleted: {error.strerror or error}") from error
 

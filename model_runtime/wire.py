@@ -74,7 +74,10 @@ class FailedLine(_Wire):
 
 
 class ForgetRequest(_Wire):
+    """`tenant`: with all of its share groups, whatever their salts were."""
+
     salts: list[_Salt] = Field(min_length=1, max_length=1_000)
+    tenant: _Name | None = None
 
 
 class ForgetAnswer(_Wire):

@@ -1,6 +1,11 @@
 """What every folder of tests may use: the databases and brokers of `services.py`."""
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
+from hypothesis import settings
 
 from tests.services import (  # noqa: F401  # fixtures
     _migrated_postgres,
@@ -15,6 +20,19 @@ from tests.services import (  # noqa: F401  # fixtures
     sqlite_url,
     storage,
 )
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 * 1024**3
+
+# A property says what is true, not how quickly: on a busy machine any example may take a second.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
+
+
+def pytest_configure() -> None:
+    """Folders of tests lie in memory where it has room: a flush to disk takes 5 ms, and no test pulls the plug."""
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,10 +20,12 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from memory.adapters.notices import LocalNotices
 from memory.adapters.sql.migrate import upgrade
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.storage import SqlStorage, make_engine
 from memory.adapters.sql.tables import metadata
+from memory.bootstrap import purging
 from memory.domain.events import Event, EventVisibility, Role
 from memory.domain.ids import ItemId, new_id
 from memory.domain.memories import Memory, MemoryKind, MemoryVisibility
@@ -32,12 +34,21 @@ from memory.domain.principals import SHARED, TENANT_WIDE
 from memory.domain.recall import TierName
 from memory.domain.segments import NewSegment, Span
 from memory.domain.sessions import NewSession, Session
+from memory.ports.jobs import Clock, JobQueue
+from memory.ports.notices import Notices
 from memory.ports.storage import UnitOfWork
+from memory.services.erasure import Erasure
+from memory.services.forgetting import Forgetting
+from memory.services.receipts import Receipts
+from memory.testing import HashNotary
 
 POSTGRES = os.environ.get("STRATAMEM_TEST_POSTGRES_URL", "postgresql://root@127.0.0.1:5432/test")
 REDIS = os.environ.get("STRATAMEM_TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
 
-_CLEAR = "; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables))
+_CLEAR = "; ".join(
+    f"DELETE FROM {table.name}" if table.name != "receipts" else "TRUNCATE receipts"  # a trigger refuses deletions
+    for table in reversed(metadata.sorted_tables)
+)
 
 
 def missing(reason: str) -> NoReturn:
@@ -227,6 +238,20 @@ async def add_events(tx: UnitOfWork, session: Session, *contents: str, **values:
     await tx.events.add(added, "words")
     await tx.sessions.advance([session.grown(added)], NOW)
     return await tx.events.by_ids(session.lineage, [event.event_id for event in added])
+
+
+def forgetting(
+    storage: SqlStorage,
+    jobs: JobQueue,
+    clock: Clock,
+    *,
+    lease: timedelta = timedelta(minutes=1),
+    notices: Notices | None = None,
+) -> tuple[Erasure, Forgetting]:
+    """Without indexes; receipts are kept in memory."""
+    notices = notices or LocalNotices()
+    made = purging.erasure(storage, (), jobs, clock, lease, Receipts(storage, HashNotary()), notices)
+    return made, Forgetting(storage=storage, erasure=made, jobs=jobs, clock=clock, notices=notices)
 
 
 def new_event(session: Session, seq: int, content: str = "hello", **changes: Any) -> Event:

@@ -1,21 +1,18 @@
 """OpenAI's API: an unmodified client works, and with a `memory_key` it talks to a session."""
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
-from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from api.chat.answers import ChatAnswer, EmbeddingsAnswer, ModelAnswer, ModelsAnswer, Reply, UsageAnswer
 from api.chat.schemas import ChatRequest, EmbeddingsRequest
 from api.deps import App, Reader, Spending, Trailing
 from api.errors import OpenAIProblem, openai_error, problems
 from api.meter import Spent
-from api.streaming import EventStream
+from api.streaming import EventStream, while_there
 from memory.domain.errors import StratamemError, UnknownModel
 from memory.domain.generation import Chunk, Delta, Finished
 from memory.domain.ids import new_id
@@ -24,11 +21,7 @@ from memory.services.generation import Turn
 
 router = APIRouter(prefix="/v1", tags=["generation"])
 
-Made = TypeVar("Made")
-
 _STARTED = int(time.time())
-_GLANCE = 0.5
-"""Seconds between two looks whether the client is still there."""
 
 
 @router.get("/models", summary="Models that are served", responses=problems(model=OpenAIProblem))
@@ -78,30 +71,14 @@ async def complete(
     reply = Reply(f"chatcmpl-{new_id()}", int(time.time()), body.model)
     async with AsyncExitStack() as stack:
         opened = stack.enter_async_context(app.generation.turn(principal, body.to_turn()))
-        turn = await _while_there(request, opened)  # it may wait for earlier turns of its session
+        turn = await while_there(request, opened)  # it may wait for earlier turns of its session
         if not body.stream:
-            return await _while_there(request, _whole(turn, reply, spent))
-        first = await _while_there(
+            return await while_there(request, _whole(turn, reply, spent))
+        first = await while_there(
             request, anext(turn.chunks)
         )  # what can't be begun is answered with a status, not inside a stream
         kept = stack.pop_all()
     return EventStream(kept, _pieces(turn, first, reply, body, spent))
-
-
-async def _while_there(request: Request, work: Awaitable[Made]) -> Made:
-    """A client that has gone is not worked for: a place, blocks and a session would be held for nobody.
-
-    The work has ended when this does: only then may its turn be left. Raises ClientDisconnect.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=_GLANCE))[0]:
-            if await request.is_disconnected():
-                raise ClientDisconnect
-        return task.result()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _whole(turn: Turn, reply: Reply, spent: Spent) -> ChatAnswer:

@@ -5,18 +5,19 @@ import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.table import Column, Table
+from rich.table import Column
 
-from api.keys.schemas import KeyAnswer, NewKeyAnswer
 from api.start import explained, prepare_data_folder
-from api.terminal import AsJson, DataDir, err, fail, one_line_errors, out, settings_of
+from api.terminal import AsJson, DataDir, err, fail, moment, one_line_errors, out, settings_of, table
 from memory.domain.principals import DEFAULT_TENANT, Key, KeyScope
-from memory.services.audit import Audit
-from memory.services.keys import Keys, key_id_of
 from memory.settings import Settings
+
+if TYPE_CHECKING:
+    from memory.services.audit import Audit
+    from memory.services.keys import Keys
 
 app = typer.Typer(no_args_is_help=True, help="Keys that clients send as `Authorization: Bearer <key>`.")
 
@@ -42,6 +43,8 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and print it, once: it is stored hashed."""
+    from api.keys.schemas import NewKeyAnswer
+
     wanted = _scopes(scopes)
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     made = _with_keys(
@@ -65,16 +68,18 @@ def show(
     data_dir: DataDir = None,
 ) -> None:
     """List keys, newest first, the revoked and the expired with them."""
+    from api.keys.schemas import KeyAnswer
+
     found = _with_keys(data_dir, lambda keys: _all(keys, tenant))
     if as_json:
         shown = [{"tenant_id": key.tenant_id, **KeyAnswer.of(key).model_dump(mode="json")} for key in found]
         typer.echo(json.dumps({"items": shown}))
         return
     first = Column("key", no_wrap=True, min_width=len(_EXAMPLE))
-    table = Table(first, "tenant", "name", "scopes", "bound to", "state", "last used", box=None, pad_edge=False)
+    listed = table(first, "tenant", "name", "scopes", "bound to", "state", "last used")
     for key in found:
-        table.add_row(*_row(key))
-    out.print(table, markup=False)
+        listed.add_row(*_row(key))
+    out.print(listed, markup=False)
 
 
 @app.command()
@@ -84,6 +89,9 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Let a key's bearer in no more; running services know it within a second."""
+    from api.keys.schemas import KeyAnswer
+    from memory.services.keys import key_id_of
+
     revoked = _with_keys(
         data_dir,
         lambda keys: keys.revoke(None, key_id_of(key)),
@@ -104,8 +112,8 @@ def _scopes(text: str) -> list[KeyScope]:
 
 def _with_keys(
     data_dir: Path | None,
-    use: Callable[[Keys], Awaitable[Made]],
-    note: Callable[[Audit, Made], None] = lambda audit, made: None,
+    use: "Callable[[Keys], Awaitable[Made]]",
+    note: "Callable[[Audit, Made], None]" = lambda audit, made: None,
 ) -> Made:
     """`note`: what the audit is to know of it."""
     settings = settings_of(data_dir=data_dir)
@@ -116,18 +124,19 @@ def _with_keys(
 
 
 async def _opened(
-    settings: Settings, use: Callable[[Keys], Awaitable[Made]], note: Callable[[Audit, Made], None]
+    settings: Settings, use: "Callable[[Keys], Awaitable[Made]]", note: "Callable[[Audit, Made], None]"
 ) -> Made:
     """Without the container: keys need the database, not the models."""
     from memory.adapters.clock import SystemClock
     from memory.adapters.sql.storage import SqlStorage
-    from memory.services.secrets import TenantSecrets
+    from memory.services.audit import Audit
+    from memory.services.keys import Keys
 
     clock = SystemClock()
     storage = SqlStorage(settings.storage_url, settings.database)
     try:
         await storage.migrate()
-        made = await use(Keys(storage, TenantSecrets(storage, clock), clock))
+        made = await use(Keys(storage, clock))
         audit = Audit(storage, clock)
         note(audit, made)
         await audit.flush()
@@ -136,7 +145,7 @@ async def _opened(
         await storage.close()
 
 
-async def _all(keys: Keys, tenant_id: str | None) -> list[Key]:
+async def _all(keys: "Keys", tenant_id: str | None) -> list[Key]:
     found: list[Key] = []
     while True:
         page = await keys.page(tenant_id, after_id=found[-1].key_id if found else None, limit=_PAGE)
@@ -154,17 +163,13 @@ def _row(key: Key) -> tuple[str, ...]:
         ",".join(sorted(key.scopes)),
         ", ".join(bounds),
         _state(key),
-        _moment(key.last_used_at) if key.last_used_at else "never",
+        moment(key.last_used_at) if key.last_used_at else "never",
     )
 
 
 def _state(key: Key) -> str:
     if key.revoked_at is not None:
-        return f"revoked {_moment(key.revoked_at)}"
+        return f"revoked {moment(key.revoked_at)}"
     if key.expires_at is None:
         return "valid"
-    return f"{'valid until' if key.valid(datetime.now(UTC)) else 'expired'} {_moment(key.expires_at)}"
-
-
-def _moment(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M UTC")
+    return f"{'valid until' if key.valid(datetime.now(UTC)) else 'expired'} {moment(key.expires_at)}"

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from api import purges
 from api.deps import App, IfMatch, PageParameters, Reader, SessionId, Spending, Trailing, Writer
@@ -12,6 +12,7 @@ from api.operations.schemas import OperationAnswer
 from api.paging import Page
 from api.purges import ReceiptAnswer
 from api.sessions.schemas import CreateSession, ForkSession, PatchSession, SessionAnswer, SummariseSession
+from api.streaming import while_there
 from memory.domain.ids import new_id
 from memory.services.sessions import SessionView
 
@@ -59,6 +60,7 @@ async def summarise(
     app: App,
     caller: Writer,
     session_id: SessionId,
+    request: Request,
     response: Response,
     spent: Spending,
     body: SummariseSession | None = None,
@@ -67,7 +69,8 @@ async def summarise(
 
     Made of the key sentences of what the semantic tier holds, session-visible text only.
     """
-    abstract = await app.abstracts.write(caller, session_id, (body or SummariseSession()).words)
+    words = (body or SummariseSession()).words
+    abstract = await while_there(request, app.abstracts.write(caller, session_id, words))
     spent.tokens(abstract.tokens)
     added = abstract.added
     response.headers["ETag"] = added.memory.etag

@@ -1,4 +1,4 @@
-"""How does one part of a process tell another that a log has grown? All on one event loop."""
+"""How does one part of a process tell another that a log has changed? All on one event loop."""
 
 import asyncio
 from collections import defaultdict
@@ -10,14 +10,14 @@ class LocalNotices:
     def __init__(self) -> None:
         self._listeners: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
 
-    def grown(self, session_keys: Collection[int]) -> None:
+    def changed(self, session_keys: Collection[int]) -> None:
         for key in session_keys:
             for listener in self._listeners.get(key, ()):
                 listener.set()
 
-    def grown_perhaps(self) -> None:
+    def changed_perhaps(self) -> None:
         """Nobody knows which: all look."""
-        self.grown(list(self._listeners))
+        self.changed(list(self._listeners))
 
     @contextmanager
     def listening(self, session_key: int) -> Iterator[asyncio.Event]:

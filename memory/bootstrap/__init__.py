@@ -28,8 +28,7 @@ from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.adapters.vectors.faiss_index import FaissIndexes
 from memory.adapters.vectors.flat import FlatIndexes
 from memory.adapters.vectors.milvus import MilvusIndexes
-from memory.bootstrap import callers, embedders, engines, folders
-from memory.domain.principals import DEFAULT_TENANT
+from memory.bootstrap import callers, embedders, engines, folders, purging
 from memory.domain.recall import TierName
 from memory.ports.identity import TokenVerifier
 from memory.ports.indexes import VectorIndexes
@@ -63,12 +62,14 @@ from memory.services.past import FormerTexts
 from memory.services.policies import Policies
 from memory.services.quotas import Quotas, SessionQuota
 from memory.services.recall import Recall
+from memory.services.receipts import Receipts
 from memory.services.reembedding import Reembedding
 from memory.services.secrets import TenantSecrets
 from memory.services.sessions import Sessions
 from memory.services.spaces import TenantSpaces
 from memory.services.streams import Streams
 from memory.services.summaries import Summaries
+from memory.services.tenants import Tenants
 from memory.services.traffic import Traffic
 from memory.services.turns import Turns
 from memory.services.upkeep import Upkeep, flushed
@@ -99,6 +100,8 @@ class Container:
     keys: Keys
     tokens: TokenVerifier | None
     quotas: Quotas
+    tenants: Tenants
+    receipts: Receipts
     audit: Audit
     health: Health
     sessions: Sessions
@@ -177,7 +180,7 @@ async def _wire(
     embedder, tokenizer = spaces.current.embedder, spaces.current.tokenizer
     lease = timedelta(seconds=settings.jobs.lease)
     secrets = TenantSecrets(storage, clock)
-    salt = engines.salt(await secrets.of(DEFAULT_TENANT))
+    salt = engines.salt(await secrets.of_database())
     generator = await engines.generator(stack, settings, tokenizer, remote, salt) if serving else None
     kv = engines.kv(generator, remote, salt) if serving else NullKVStore()
     hot = HotTier(storage=storage, kv=kv, words=ScanIndex, spaces=spaces, settings=settings.hot, clock=clock)
@@ -206,6 +209,8 @@ async def _wire(
         clusters=clusters,
         give_way=traffic.give_way,
     )
+    quotas = callers.quotas(stack, settings.limits)
+    tenants = Tenants(storage, quotas)
     longterm = LongTermTier(
         storage=storage,
         spaces=spaces,
@@ -217,7 +222,7 @@ async def _wire(
         settings=settings.longterm,
         clock=clock,
         report=_report_rebuild,
-        purged=folders.forgetting(kv, settings.data_dir.resolve()),
+        purged=folders.forgetting(kv, settings.data_dir.resolve(), tenants.forgotten),
     )
     indexes = Indexes(
         storage=storage,
@@ -229,7 +234,7 @@ async def _wire(
         lease=lease,
     )
     usage, activity = Usage(storage, clock), Activity()
-    keys, audit = Keys(storage, secrets, clock), Audit(storage, clock)
+    keys, audit = Keys(storage, clock), Audit(storage, clock)
     session_quota = SessionQuota(settings.limits.tenant_sessions)
     if serving:
         await reembedding.begin()
@@ -256,7 +261,9 @@ async def _wire(
     notices = await _notices(stack, settings) if serving else LocalNotices()
     log = Log(storage, jobs, clock, tokenizer.fingerprint, activity, notices, session_quota)
     events = Events(storage, log, tokenizer, secrets)
-    forgetting = Forgetting(storage=storage, tiers=(hot, semantic, longterm), jobs=jobs, clock=clock, lease=lease)
+    receipts = purging.receipts(storage, settings)
+    erasure = purging.erasure(storage, (hot, semantic, longterm), jobs, clock, lease, receipts, notices)
+    forgetting = Forgetting(storage=storage, erasure=erasure, jobs=jobs, clock=clock, notices=notices)
     context = Contexts(storage, recall, summaries, tokenizer)
     memories = Memories(storage, tokenizer, jobs, secrets, clock, usage)
     warming = Warming(context, kv) if settings.generation.warm else None
@@ -273,10 +280,12 @@ async def _wire(
         keys=keys,
         tokens=callers.tokens(stack, settings.oidc),
         audit=audit,
-        quotas=callers.quotas(stack, settings.limits),
+        quotas=quotas,
+        tenants=tenants,
+        receipts=receipts,
         health=Health(storage, jobs, embedder, longterm, generator, words_only=lambda: spaces.words_only),
         sessions=Sessions(storage, hot, clock, session_quota),
-        agents=Agents(storage, clock),
+        agents=Agents(storage, clock, kv, notices),
         events=events,
         streams=Streams(storage, notices),
         recall=recall,
@@ -299,7 +308,7 @@ async def _wire(
         policies=Policies(
             storage=storage,
             spaces=spaces,
-            forgetting=forgetting,
+            erasure=erasure,
             usage=usage,
             jobs=jobs,
             clock=clock,

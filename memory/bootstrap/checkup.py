@@ -23,7 +23,6 @@ from memory.adapters.sql.storage import SqlStorage, is_sqlite
 from memory.domain.errors import StratamemError
 from memory.services.health import HealthState
 from memory.services.keys import Keys
-from memory.services.secrets import TenantSecrets
 from memory.settings import Settings
 
 _LOW_DISK = 2 << 30
@@ -231,7 +230,7 @@ async def _any_key(settings: Settings) -> bool:
     storage, clock = SqlStorage(settings.storage_url, settings.database), SystemClock()
     try:
         found, newest = await storage.schema()
-        return found == newest and await Keys(storage, TenantSecrets(storage, clock), clock).any()
+        return found == newest and await Keys(storage, clock).any()
     finally:
         await storage.close()
 

@@ -35,14 +35,18 @@ async def take(stack: AsyncExitStack, settings: Settings) -> None:
         logger.warning("what another process left behind can't be removed: %s", error)
 
 
-def forgetting(kv: KVStore, data_dir: Path) -> Callable[[str], Awaitable[object]]:
-    """What a process does before it confirms a purge, beside cleaning its own index."""
+def forgetting(
+    kv: KVStore, data_dir: Path, also: Callable[[str], Awaitable[object]] | None = None
+) -> Callable[[str], Awaitable[int]]:
+    """What a process does before it confirms a purge, beside cleaning its own index; the number of blocks of KV."""
 
-    async def forget(tenant_id: str) -> None:
+    async def forget(tenant_id: str) -> int:
         try:
             await asyncio.to_thread(clear_abandoned, data_dir)
         except OSError as error:
             raise TierUnavailable(f"what another process left behind can't be removed: {error}") from error
-        await kv.forget(tenant_id)
+        if also is not None:
+            await also(tenant_id)
+        return await kv.forget(tenant_id)
 
     return forget

@@ -18,8 +18,12 @@ class ChangeKind(StrEnum):
     REDACTED = "redacted"
     """events `first_seq` to `last_seq` of a session lost their content"""
     SESSION_PURGED = "session_purged"
+    TENANT_PURGED = "tenant_purged"
+    """all that the tenant had is gone; what the feed says of it later is of a new one of its name"""
     SPACE = "space"
     """the tenant is served in another vector space, and that has all its vectors"""
+    RESTORED = "restored"
+    """the database was restored from a backup: what was indexed before is of another history"""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -11,6 +11,7 @@ StratamemError
 │   └── PromptTooLong       more tokens than the model reads              400
 ├── TooLarge                over a published limit                        413
 ├── Unauthenticated         no key, or a wrong one                        401
+│   └── TenantPurged        the tenant is on its way out: nobody comes in 401
 ├── Forbidden               the key lacks the scope, or acts as another   403
 ├── NotFound                absent, or of another tenant                  404
 │   └── UnknownModel        no model of that name is served here          404
@@ -33,6 +34,7 @@ StratamemError
 └── Retryable               the same call may succeed later               503
     ├── RateLimited         so much in a minute or a day: `reset` says when 429
     ├── StorageUnavailable
+    ├── ReceiptsUnavailable the folder or the key of receipts can't be used
     ├── BrokerUnavailable
     ├── TooManyStreams      so many follow logs of this process already   429
     ├── IdentityUnavailable the issuer of a token can't be asked
@@ -122,6 +124,13 @@ class TooLarge(StratamemError):
 class Unauthenticated(StratamemError):
     code = "unauthenticated"
     status = 401
+
+
+class TenantPurged(Unauthenticated):
+    code = "tenant_purged"
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(f"the tenant '{tenant_id}' is being purged: nobody comes in")
 
 
 class Forbidden(StratamemError):
@@ -240,6 +249,10 @@ class RateLimited(Retryable):
 
 class StorageUnavailable(Retryable):
     code = "storage_unavailable"
+
+
+class ReceiptsUnavailable(Retryable):
+    code = "receipts_unavailable"
 
 
 class BrokerUnavailable(Retryable):

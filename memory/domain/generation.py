@@ -37,7 +37,7 @@ class Sampling:
 
 
 WHOLE_TENANT = "tenant"
-"""The share group of sessions without members (decision 16)."""
+"""The share group of what any agent of a tenant may read (decision 16)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Receipt:
     """What a purge removed, store by store.
 
     `verified`: every live follower has confirmed that its indexes are clean. `kept`: what forks still see of it, by
-    kind; `kept_for`: their session_ids.
+    kind; `kept_for`: their session_ids. `receipt_id` None: nothing was to be purged, so nothing was signed.
     """
 
     purged: dict[str, int]
@@ -85,3 +85,5 @@ class Receipt:
     at: datetime
     kept: dict[str, int] = field(default_factory=dict)
     kept_for: tuple[str, ...] = ()
+    receipt_id: str | None = None
+    signature: str | None = None

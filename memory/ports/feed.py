@@ -52,15 +52,14 @@ class ChangeRepository(Protocol):
 
     async def vectors_of_memory(self, space: str, memory_key: int) -> list[SegmentVector]: ...
 
-    async def all_facts(
-        self, tenant_id: str, after_item: ItemId | None, memories_only: bool, limit: int
-    ) -> list[ItemFacts]:
-        """Everything of a tenant by key, a page at a time, events and memories apart: for a rebuild."""
+    async def items(self, tenant_id: str) -> Sequence[ItemId]:
+        """Every event of a tenant by key, then every memory: for a rebuild, which reads them page by page."""
 
-    async def all_vectors(
-        self, tenant_id: str, space: str, after_key: int, limit: int
-    ) -> list[tuple[int, SegmentVector]]:
-        """With each segment's key, by key."""
+    async def facts_of(self, items: Sequence[ItemId]) -> list[ItemFacts]:
+        """Of those that are still there and not redacted: events by key, then memories."""
+
+    async def vectors_of(self, space: str, items: Sequence[ItemId]) -> list[SegmentVector]:
+        """Item by item, those of each in order."""
 
     async def metadata_values(
         self, tenant_id: str, session_keys: tuple[int, ...] | None, path: Sequence[str]

@@ -1,4 +1,4 @@
-"""Who hears that a log has grown, in whichever process it was written?"""
+"""Who hears that a log has changed, in whichever process that was done?"""
 
 import asyncio
 from collections.abc import Collection
@@ -12,8 +12,8 @@ class Notices(Protocol):
     Who follows a log looks into the database when a notice comes, and now and then without one.
     """
 
-    def grown(self, session_keys: Collection[int]) -> None:
-        """These logs have events that are committed. Returns at once and never raises."""
+    def changed(self, session_keys: Collection[int]) -> None:
+        """These logs have grown, are gone, or may be read by others; it is committed. Returns at once, never raises."""
 
     def listening(self, session_key: int) -> AbstractContextManager[asyncio.Event]:
         """Set by every notice about this log, as long as the block lasts; who hears it clears it."""

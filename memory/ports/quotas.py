@@ -10,3 +10,6 @@ class Counter(Protocol):
         """Also what is beyond the allowance counts: `used` may be more than its amount."""
 
     async def look(self, allowance: Allowance, who: str) -> Standing: ...
+
+    async def forget(self, allowance: Allowance, who: str) -> None:
+        """As if nothing had been used; where the counter is away, it ends by itself."""

@@ -25,15 +25,11 @@ from memory.ports.feed import ChangeRepository
 from memory.ports.keys import KeyRepository
 from memory.ports.memories import MemoryRepository, VersionRepository
 from memory.ports.moves import MoveRepository
+from memory.ports.private import PrivateRepository
+from memory.ports.receipts import ReceiptRepository
 from memory.ports.spaces import SpaceRepository
+from memory.ports.tenants import TenantRepository
 from memory.ports.turns import TurnRepository
-
-
-class TenantRepository(Protocol):
-    async def secret(self, tenant_id: str, now: datetime) -> bytes:
-        """32 bytes that key this tenant's HMACs; the tenant is made when it is new."""
-
-    async def ids(self) -> list[str]: ...
 
 
 class SessionRepository(Protocol):
@@ -93,8 +89,8 @@ class SessionRepository(Protocol):
     async def window_start(self, lineage: Lineage, token_start: int) -> int | None:
         """The place of the first shared event at or after `token_start` on the token axis; None: there is none."""
 
-    async def redacted(self, session_key: int) -> None:
-        """One more of its own events was."""
+    async def redacted(self, session_key: int, count: int = 1) -> None:
+        """So many more of its own events were."""
 
     async def all_redactions(self, tenant_id: str) -> int:
         """Events of the tenant that are in the log without their content."""
@@ -137,8 +133,8 @@ class EventRepository(Protocol):
     ) -> list[Event]:
         """Visible events between the two, both exclusive, in `seq` order or against it."""
 
-    async def redact(self, event: Event) -> None:
-        """Its content, name and metadata go; its place in the log and its token count stay."""
+    async def redact(self, *events: Event) -> None:
+        """Their content, name and metadata go; their places in the log and their token counts stay."""
 
     async def shared_from(
         self, lineage: Lineage, token_start: int, *, below: int | None = None, limit: int
@@ -171,7 +167,7 @@ class SegmentRepository(Protocol):
     async def add(self, tenant_id: str, space: str, segments: Sequence[NewSegment], now: datetime) -> None:
         """Segments that are there already are left as they are."""
 
-    async def remove_item(self, item: ItemId) -> int: ...
+    async def remove_items(self, *items: ItemId) -> int: ...
 
     async def pending(self, tenant_id: str, space: str, session_key: int | None, limit: int) -> list[PendingSegment]:
         """Segments without a vector, in the order they were made."""
@@ -218,7 +214,7 @@ class SegmentRepository(Protocol):
         """Which characters of its item each segment has."""
 
     async def counts(self, tenant_id: str) -> dict[str, int]:
-        """segments, pending, held, bytes"""
+        """segments, pending, held"""
 
 
 class ClusterRepository(Protocol):
@@ -314,6 +310,8 @@ class OperationRepository(Protocol):
 
     async def forget(self, finished_before: datetime) -> int: ...
 
+    async def remove(self, operation_id: str) -> None: ...
+
 
 class UnitOfWork(Protocol):
     """One transaction. The repositories belong to it and end with it."""
@@ -352,6 +350,10 @@ class UnitOfWork(Protocol):
     def moves(self) -> MoveRepository: ...
     @property
     def audit(self) -> AuditRepository: ...
+    @property
+    def private(self) -> PrivateRepository: ...
+    @property
+    def receipts(self) -> ReceiptRepository: ...
 
 
 class Storage(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from memory.domain.agents import AgentRole
 from memory.domain.errors import GeneratorUnavailable, NoModelConfigured, NothingSaid
-from memory.domain.generation import WHOLE_TENANT, ChatMessage, Delta, Finish, Finished, Prompt, Sampling, storable
+from memory.domain.generation import ChatMessage, Delta, Finish, Finished, Prompt, Sampling, storable
 from memory.domain.memories import MemoryKind, MemorySource, MemoryVisibility, NewMemory
 from memory.domain.principals import KeyScope, Principal
 from memory.ports.generation import Generator
@@ -76,7 +76,7 @@ class Abstracts:
             sampling=Sampling(temperature=0, max_tokens=_TOKENS_PER_WORD * words),
             memory_key=None,
             tenant_id=principal.tenant_id,
-            share_group=WHOLE_TENANT,
+            share_group=access.share_group(session),
             prepared=begun,
         )
         written, tokens = await _written(self._generator, prompt)

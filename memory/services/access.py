@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from memory.domain.agents import AgentRole
 from memory.domain.errors import Forbidden, InvalidInput, NotFound, PreconditionFailed
+from memory.domain.generation import WHOLE_TENANT
 from memory.domain.principals import Inherited, KeyScope, Principal, Scope
 from memory.domain.sessions import Session
 from memory.ports.storage import UnitOfWork
@@ -141,6 +142,11 @@ async def reads(tx: UnitOfWork, principal: Principal, found: Session) -> bool:
     except Forbidden:
         return False
     return True
+
+
+def share_group(found: Session | None) -> str:
+    """With whom a session shares its KV (decision 16): a closed one with its family, any other with its tenant."""
+    return f"family {found.family}" if found is not None and found.closed else WHOLE_TENANT
 
 
 def check_unchanged(if_match: str | None, etag: str) -> None:

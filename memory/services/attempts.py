@@ -16,12 +16,12 @@ MOST = 8
 
 @asynccontextmanager
 async def attempt(
-    storage: Storage, clock: Clock, lease: timedelta, operation_id: str
+    storage: Storage, clock: Clock, lease: timedelta, operation_id: str, *, most: int | None = MOST
 ) -> AsyncIterator[Operation | None]:
     """The operation, claimed for the block; None: another is at it, or it is over.
 
     The block itself says how it ended. Where it raises, the operation is queued again for the sweep with the reason, or
-    given up when it has failed too often and trying again can't help. Raises what the block raises.
+    given up when it has failed `most` times (None: never) and trying again can't help. Raises what the block raises.
     """
     async with storage.write() as tx:
         operation = await tx.operations.claim(operation_id, lease, clock.now())
@@ -34,7 +34,7 @@ async def attempt(
         await asyncio.shield(_leave(storage, clock, operation, "the worker was stopped", give_up=False))
         raise
     except Exception as error:
-        hopeless = operation.attempts >= MOST and not isinstance(error, Retryable)
+        hopeless = most is not None and operation.attempts >= most and not isinstance(error, Retryable)
         await _leave(storage, clock, operation, f"{type(error).__name__}: {error}", give_up=hopeless)
         raise
 

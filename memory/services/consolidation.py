@@ -152,7 +152,7 @@ class Consolidation:
                 current = await tx.memories.locked(memory.tenant_id, memory.memory_id)
                 if current is None or current.version != memory.version:
                     continue
-                await tx.segments.remove_item(memory.item)
+                await tx.segments.remove_items(memory.item)
                 await tx.segments.add(operation.tenant_id, models.embedder.space, segments, self._clock.now())
                 await tx.memories.mark_segmented(memory)
         return bool(memories)

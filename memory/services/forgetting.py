@@ -1,57 +1,38 @@
-"""Remove for good: the log, everything derived from it, and every trace in the indexes; with a receipt.
+"""Remove for good: the log, everything derived from it, and every trace in the indexes; with a signed receipt.
 
-The rows go in one transaction. The indexes of this process are cleaned at once; other processes follow the change
-feed, and the receipt says `verified` only when all of them have confirmed. Until then the purge is an operation.
+What goes is decided here, and its rows with it where one transaction can hold them; how a purge goes on from there,
+and when its receipt says `verified`, is the same for all of them (`services/erasure.py`).
 """
 
-import asyncio
-import logging
-import math
-import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from dataclasses import asdict
 from typing import Any
 
 from memory.domain.agents import AgentRole
-from memory.domain.changes import ChangeKind, NewChange, Position
-from memory.domain.errors import Forbidden, NotFound, Retryable
-from memory.domain.operations import Operation, OperationKind, OperationState, Receipt
-from memory.domain.principals import Principal, Scope
+from memory.domain.changes import ChangeKind, NewChange
+from memory.domain.errors import Forbidden, InvalidInput, NotFound
+from memory.domain.ids import new_id
+from memory.domain.operations import Operation, Receipt
+from memory.domain.principals import KeyScope, Principal, Scope
+from memory.domain.receipts import ReceiptKind
 from memory.ports.jobs import Clock, JobQueue
-from memory.ports.storage import Storage, UnitOfWork
+from memory.ports.notices import Notices
+from memory.ports.storage import Storage
 from memory.services import access
+from memory.services.erasure import NOTHING, Erasure
 from memory.services.keeping import seen
-from memory.services.redaction import redact
+from memory.services.redaction import made_anew, redact
 from memory.services.removal import Removal, descendants
-from memory.services.tasks import CONSOLIDATE, PURGE, subject_of_session
-from memory.tiers.base import Tier
-from memory.tiers.longterm.tier import live_since
-
-logger = logging.getLogger(__name__)
-
-_PATIENCE = 2.0
-"""Seconds a request waits for the other processes before it answers with an operation."""
-_GLANCE = 0.1
-_RECEIPT = ("purged", "kept", "kept_for")
-NOTHING = dict.fromkeys(("events", "segments", "clusters", "memories", "vectors", "lexical", "kv_blocks"), 0)
+from memory.services.tasks import CONSOLIDATE, subject_of_session
 
 
 class Forgetting:
-    def __init__(
-        self,
-        *,
-        storage: Storage,
-        tiers: Sequence[Tier],
-        jobs: JobQueue,
-        clock: Clock,
-        lease: timedelta,
-    ) -> None:
+    def __init__(self, *, storage: Storage, erasure: Erasure, jobs: JobQueue, clock: Clock, notices: Notices) -> None:
         self._storage = storage
-        self._tiers = tiers
+        self._erasure = erasure
         self._jobs = jobs
         self._clock = clock
-        self._lease = lease
+        self._notices = notices
 
     async def purge_session(
         self, principal: Principal, session_id: str, *, cascade: bool = False
@@ -75,18 +56,24 @@ class Forgetting:
                 await removal.remove(one)
             removal.purged.update(NOTHING)
             removal.purged.update({kind: count for kind, count in codes.items() if count})
-            operation_id = await self._promise(
+            operation_id = await self._erasure.promise(
                 tx,
                 principal.tenant_id,
                 subject_of_session(session.session_key),
-                session_id,
-                removal.position,
-                removal.purged,
-                _kept(principal, removal),
+                {
+                    "kind": ReceiptKind.SESSION,
+                    "session_ids": [one.session_id for one in going],
+                    "session_keys": sorted(keys),
+                },
+                counts=removal.purged,
+                position=removal.position,
+                session_id=session_id,
+                kept=_kept(principal, removal),
             )
         for operation in removal.operations:
             self._jobs.send(CONSOLIDATE, operation)
-        return await self.erase(principal.tenant_id, keys, operation_id)
+        self._notices.changed(keys)
+        return await self._erasure.erase(principal.tenant_id, keys, operation_id)
 
     async def purge_memory(self, principal: Principal, memory_id: str) -> Receipt | Operation:
         """Raises NotFound."""
@@ -96,10 +83,21 @@ class Forgetting:
             counts = Counter(NOTHING)
             counts.update(await tx.memories.purge(memory.memory_key))
             change = NewChange(ChangeKind.MEMORY, memory.tenant_id, memory_key=memory.memory_key)
-            position = await tx.changes.add(change)
-            subject = f"memory:{memory.memory_key}"
-            operation_id = await self._promise(tx, memory.tenant_id, subject, memory.session_id, position, counts)
-        return await self.erase(memory.tenant_id, (), operation_id)
+            operation_id = await self._erasure.promise(
+                tx,
+                memory.tenant_id,
+                f"memory:{memory.memory_key}",
+                {
+                    "kind": ReceiptKind.MEMORY,
+                    "session_ids": [] if memory.session_id is None else [memory.session_id],
+                    "memory_id": memory_id,
+                    "memory_keys": [memory.memory_key],
+                },
+                counts=counts,
+                position=await tx.changes.add(change),
+                session_id=memory.session_id,
+            )
+        return await self._erasure.erase(memory.tenant_id, (), operation_id)
 
     async def redact_event(self, principal: Principal, session_id: str, event_id: str) -> Receipt | Operation:
         """Takes an event's content out of the log, and of all that was made of it, in every fork; its place stays.
@@ -115,115 +113,87 @@ class Forgetting:
             if event is None or event.redacted or event.audience not in Scope.of(principal, None).audiences:
                 raise NotFound(f"there is no event '{event_id}' in '{session_id}' that could be redacted")
             counts = Counter(NOTHING)
-            counts.update(await redact(tx, event, list(family.values()), tenant_id, now))
+            counts.update(await redact(tx, [event], list(family.values()), tenant_id, now))
             gone = NewChange(ChangeKind.REDACTED, tenant_id, event.session_key, event.seq, event.seq)
-            position = await tx.changes.add(gone)
-            subject, owner = subject_of_session(event.session_key), family[event.session_key]
-            index, is_new = await tx.operations.enqueue(
+            again = await made_anew(tx, family[event.session_key], now)
+            operation_id = await self._erasure.promise(
+                tx,
                 tenant_id,
-                OperationKind.INDEX,
-                subject,
-                now,
-                session_key=owner.session_key,
-                session_id=owner.session_id,
-                unit="events",
+                f"event:{event.event_key}",
+                {
+                    "kind": ReceiptKind.EVENT,
+                    "session_ids": [session_id],
+                    "event_id": event_id,
+                    "seq": event.seq,
+                    "event_keys": [event.event_key],
+                },
+                counts=counts,
+                position=await tx.changes.add(gone),
+                session_id=session_id,
             )
-            operation_id = await self._promise(tx, tenant_id, f"event:{event.event_key}", session_id, position, counts)
-        if is_new:
-            self._jobs.send(CONSOLIDATE, index)
-        return await self.erase(tenant_id, family, operation_id)
+        if again is not None:
+            self._jobs.send(CONSOLIDATE, again)
+        self._notices.changed(family)
+        return await self._erasure.erase(tenant_id, family, operation_id)
 
-    async def finish_purge(self, operation_id: str, *, within: float = math.inf) -> None:
-        """Writes the receipt once every live follower has confirmed and the database's files are clean.
+    async def purge_agent(self, principal: Principal, agent_id: str) -> Receipt | Operation:
+        """All that is private to an agent: its events keep their place in the log, all else goes.
 
-        Until then the sweep asks again. `within`: seconds that the caller can wait for the files.
+        Raises Forbidden, and NotFound when there is nothing.
         """
+        _check_agent(principal, agent_id)
+        tenant_id = principal.tenant_id
         async with self._storage.write() as tx:
-            operation = await tx.operations.claim(operation_id, self._lease, self._clock.now())
-        if operation is None:
-            return
-        left = await self._left_to_do(operation, within)
+            upto = await tx.tenants.highest()
+            if not await tx.private.any(tenant_id, agent_id, upto):
+                raise NotFound(f"nothing is kept that is private to '{agent_id}'")
+            operation_id = await self._erasure.promise(
+                tx,
+                tenant_id,
+                f"agent:{new_id()}",
+                {"kind": ReceiptKind.AGENT, "agent_id": agent_id, "upto": asdict(upto)},
+            )
+        return await self._erasure.erase(tenant_id, (), operation_id, in_steps=True)
+
+    async def purge_own_tenant(self, principal: Principal, tenant_id: str, confirmed: str) -> Receipt | Operation:
+        """The caller's own tenant. Raises NotFound for any other, and InvalidInput when it is not `confirmed`."""
+        access.require_unlimited(principal)
+        if tenant_id != principal.tenant_id:
+            raise NotFound(f"there is no tenant '{tenant_id}'")
+        if confirmed != tenant_id:
+            raise InvalidInput(
+                f"all that '{tenant_id}' has would be gone for good: say ?confirm={tenant_id} if you mean it"
+            )
+        return await self.purge_tenant(tenant_id)
+
+    async def purge_tenant(self, tenant_id: str) -> Receipt | Operation:
+        """From now on nobody comes in as this tenant; its rows go step by step. Raises NotFound."""
         async with self._storage.write() as tx:
-            if left is None:
-                await self._write_receipt(tx, operation)
-            else:
-                await tx.operations.release(operation_id, left)
+            upto, keys = await tx.tenants.highest(), (await tx.tenants.figures(tenant_id)).keys
+            what = {"kind": ReceiptKind.TENANT, "tenant_id": tenant_id, "upto": asdict(upto)}
+            operation_id = await self._erasure.promise(
+                tx, tenant_id, "tenant", what, counts=Counter({**NOTHING, "keys": keys})
+            )
+            if not await tx.tenants.begin_purge(tenant_id, operation_id):
+                raise NotFound(f"there is no tenant '{tenant_id}', or it is being purged already")
+        return await self._erasure.erase(tenant_id, (), operation_id, in_steps=True)
 
-    async def _promise(
-        self,
-        tx: UnitOfWork,
-        tenant_id: str,
-        subject: str,
-        session_id: str | None,
-        position: Position,
-        counts: Counter[str],
-        kept: Mapping[str, Any] | None = None,
-    ) -> str:
-        operation_id, _ = await tx.operations.enqueue(
-            tenant_id,
-            OperationKind.PURGE,
-            subject,
-            self._clock.now(),
-            session_id=session_id,
-            total=1,
-            unit="purges",
-        )
-        counts["lexical"] = counts["events"] + counts["memories"]
-        place = [position.xid, position.number]
-        await tx.operations.note(operation_id, {"purged": dict(counts), "position": place, **(kept or {})})
-        return operation_id
+    async def resume(self, operation: Operation) -> Receipt | Operation:
+        """One more look at a purge that could not be verified yet."""
+        return await self._erasure.erase(operation.tenant_id, (), operation.operation_id, in_steps=True)
 
-    async def erase(self, tenant_id: str, session_keys: Collection[int], operation_id: str) -> Receipt | Operation:
-        """Of a purge whose rows are gone: cleans what this process keeps, then waits a moment for the others."""
-        kept: Counter[str] = Counter()
-        try:
-            for tier in self._tiers:
-                kept.update(await tier.forget(tenant_id, session_keys))
-        except Retryable as error:  # the rows are gone; this process's follower goes on cleaning
-            logger.warning("purge %s waits for the indexes: %s", operation_id, error.detail)
-        async with self._storage.write() as tx:
-            operation = await tx.operations.by_id(operation_id)
-            assert operation is not None
-            noted = operation.result or {}
-            await tx.operations.note(operation_id, noted | {"purged": noted["purged"] | dict(kept)})
-        until = time.monotonic() + _PATIENCE
-        while True:
-            await self.finish_purge(operation_id, within=_PATIENCE)
-            async with self._storage.read() as tx:
-                operation = await tx.operations.by_id(operation_id)
-            assert operation is not None
-            if operation.state is OperationState.SUCCEEDED:
-                return receipt_of(operation)
-            if time.monotonic() > until:
-                self._jobs.send(PURGE, operation_id)
-                return operation
-            await asyncio.sleep(_GLANCE)
-
-    async def _left_to_do(self, operation: Operation, within: float) -> str | None:
-        """Why the purge can't be called verified yet; None: it can."""
-        purged = Position(*(operation.result or {})["position"])
-        async with self._storage.read() as tx:
-            slowest = await tx.changes.slowest(live_since(self._clock))
-        if slowest is not None and slowest < purged:
-            return "waiting for other processes to clean their indexes"
-        try:
-            await self._storage.erase_leftovers(purged, within=within)
-        except Retryable as error:
-            return f"the database's files are not clean yet: {error.detail}"
-        return None
-
-    async def _write_receipt(self, tx: UnitOfWork, operation: Operation) -> None:
-        now = self._clock.now()
-        found = {name: value for name, value in (operation.result or {}).items() if name in _RECEIPT}
-        result = found | {"verified": True, "at": now.isoformat().replace("+00:00", "Z")}
-        await tx.operations.finish(operation.operation_id, OperationState.SUCCEEDED, now, result=result)
+    async def finish_purge(self, operation_id: str) -> None:
+        """For workers: goes on where another was stopped, until the receipt can be written."""
+        await self._erasure.finish(operation_id)
 
 
-def receipt_of(operation: Operation) -> Receipt:
-    """The receipt of a purge that is over."""
-    result: dict[str, Any] = operation.result or {}
-    at = datetime.fromisoformat(result["at"])
-    return Receipt(result["purged"], result["verified"], at, result.get("kept", {}), tuple(result.get("kept_for", ())))
+def _check_agent(principal: Principal, agent_id: str) -> None:
+    """With the scope `admin`, or as the agent itself; a key of some sessions does not reach all of it."""
+    access.check_author(principal, agent_id)
+    if principal.session_ids is not None:
+        raise Forbidden("what is private to an agent may lie in sessions that this key can't reach")
+    if KeyScope.ADMIN not in principal.scopes and not principal.bound:
+        raise Forbidden(f"this needs a key with the scope 'admin', or one that is bound to '{agent_id}'")
 
 
 def _kept(principal: Principal, removal: Removal) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class _Prepared:
     session_tokens: int = 0
     recalled: int = 0
     private: bool = False
+    share_group: str = WHOLE_TENANT
     held: HeldTurn | None = None
 
 
@@ -144,7 +145,8 @@ class Generation:
             budget //= 2
         if count > generator.max_tokens - 1:
             raise PromptTooLong(f"the prompt has {count} tokens, the model reads {generator.max_tokens}")
-        return replace(prepared, session_key=None if session is None else session.session_key, budget=budget)
+        key = None if session is None else session.session_key
+        return replace(prepared, session_key=key, share_group=access.share_group(session), budget=budget)
 
     async def _with_memory(self, principal: Principal, request: TurnRequest, budget: int) -> _Prepared:
         new = request.messages
@@ -175,7 +177,7 @@ class Generation:
             sampling=replace(request.sampling, max_tokens=request.sampling.max_tokens or _ANSWER_TOKENS),
             memory_key=request.memory_key,
             tenant_id=principal.tenant_id,
-            share_group=WHOLE_TENANT,
+            share_group=prepared.share_group,
             fidelity=request.fidelity,
             prepared=begun,
         )
@@ -209,8 +211,17 @@ class Generation:
     def _warm(self, principal: Principal, request: TurnRequest, prepared: _Prepared, moment: str | None) -> None:
         if self._warming is None or request.memory_key is None:
             return
-        turn = NextTurn(principal, request.memory_key, prepared.budget, request.top_k, request.fidelity, moment)
-        self._warming.after(turn)
+        self._warming.after(
+            NextTurn(
+                principal,
+                request.memory_key,
+                prepared.budget,
+                request.top_k,
+                request.fidelity,
+                moment,
+                prepared.share_group,
+            )
+        )
 
 
 def _check(principal: Principal, request: TurnRequest) -> None:

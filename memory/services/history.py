@@ -54,6 +54,7 @@ class History:
         secret, by = await self._secrets.of(principal.tenant_id), principal.agent_id or principal.caller_id
         async with self._storage.write() as tx:
             now = self._clock.now()
+            await tx.tenants.secret(principal.tenant_id, now)  # refused while the tenant is being purged
             found = await tx.memories.locked(principal.tenant_id, memory_id)
             old = await seen(tx, principal, memory_id, found, now, AgentRole.WRITER)
             access.check_unchanged(if_match, old.etag)

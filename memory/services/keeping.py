@@ -106,7 +106,7 @@ async def reindex(tx: UnitOfWork, before: Memory, after: Memory, now: datetime) 
     if (before.text, before.audience) == (after.text, after.audience):
         await tx.changes.add(changed(after))
         return None
-    await tx.segments.remove_item(after.item)
+    await tx.segments.remove_items(after.item)
     await tx.memories.compare_again(after)
     return await promise(tx, after.tenant_id, [after], now)
 

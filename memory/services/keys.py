@@ -21,7 +21,6 @@ from memory.domain.ids import CLIENT_ID
 from memory.domain.principals import KEY_PREFIX, Key, KeyScope, Principal
 from memory.ports.jobs import Clock
 from memory.ports.storage import Storage
-from memory.services.secrets import TenantSecrets
 
 MOST_SESSIONS = 1_000
 """That one key can be bound to."""
@@ -44,9 +43,8 @@ class NewKey:
 
 
 class Keys:
-    def __init__(self, storage: Storage, secrets: TenantSecrets, clock: Clock) -> None:
+    def __init__(self, storage: Storage, clock: Clock) -> None:
         self._storage = storage
-        self._secrets = secrets
         self._clock = clock
         self._recent: OrderedDict[str, tuple[float, Key]] = OrderedDict()
         self._used: dict[str, datetime] = {}
@@ -80,8 +78,8 @@ class Keys:
             created_at=now,
             expires_at=expires_at,
         )
-        await self._secrets.of(tenant_id)
         async with self._storage.write() as tx:
+            await tx.tenants.secret(tenant_id, now)
             await tx.keys.add(key)
         return NewKey(key, f"{key.prefix}_{secret}")
 

@@ -142,7 +142,7 @@ class Log:
                     await self._write(lambda one=one: [one])  # type: ignore[misc]
                 return
             outcomes, operations, grown = [error] * len(batch), [], []
-        self._notices.grown(grown)
+        self._notices.changed(grown)
         for operation in operations:
             self._jobs.send(CONSOLIDATE, operation)
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
@@ -213,6 +213,7 @@ class Log:
 
     async def _make(self, tx: UnitOfWork, log: _Growing, now: datetime) -> None:
         """Raises _MadeElsewhere when another process was quicker: the batch is then judged anew."""
+        await tx.tenants.secret(log.session.tenant_id, now)  # refused while the tenant is being purged
         made = await tx.sessions.create(log.session.tenant_id, NewSession(log.session.session_id), now)
         if made is None:
             raise _MadeElsewhere

@@ -52,6 +52,7 @@ class Memories:
         by, now = principal.agent_id or principal.caller_id, self._clock.now()
         operation: str | None = None
         async with self._storage.write() as tx:
+            await tx.tenants.secret(principal.tenant_id, now)  # refused while the tenant is being purged
             drafts = [await self._draft(tx, principal, m, n, now) for m, n in zip(new, tokens, strict=True)]
             if session_key is not None and any(draft.session_key != session_key for draft in drafts):
                 raise NotFound("the session was purged meanwhile")

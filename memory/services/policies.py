@@ -18,11 +18,12 @@ from memory.domain.forgetting import ForgetPolicy, Outline, Verdict, judge
 from memory.domain.ids import memory_item, new_id
 from memory.domain.operations import Operation, OperationKind, Receipt
 from memory.domain.principals import Principal, Scope
+from memory.domain.receipts import ReceiptKind
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.spaces import Spaces
 from memory.ports.storage import Storage, UnitOfWork
 from memory.services.attempts import attempt
-from memory.services.forgetting import NOTHING, Forgetting
+from memory.services.erasure import NOTHING, Erasure
 from memory.services.likeness import similarity
 from memory.services.tasks import FORGET
 from memory.services.usage import Usage
@@ -66,7 +67,7 @@ class Policies:
         *,
         storage: Storage,
         spaces: Spaces,
-        forgetting: Forgetting,
+        erasure: Erasure,
         usage: Usage,
         jobs: JobQueue,
         clock: Clock,
@@ -74,7 +75,7 @@ class Policies:
     ) -> None:
         self._storage = storage
         self._spaces = spaces
-        self._forgetting = forgetting
+        self._erasure = erasure
         self._usage = usage
         self._jobs = jobs
         self._clock = clock
@@ -113,9 +114,10 @@ class Policies:
                 total=len(keys),
                 unit="memories",
             )
-            await tx.operations.note(operation_id, {"keys": keys, "purged": NOTHING, "position": [0, 0]})
+            what = {"kind": ReceiptKind.POLICY, "memory_keys": []}
+            await tx.operations.note(operation_id, {"keys": keys, "purged": NOTHING, "position": [0, 0], "what": what})
         if await self._purge_rows(operation_id, time.monotonic() + _PATIENCE):
-            return forecast, await self._forgetting.erase(principal.tenant_id, (), operation_id)
+            return forecast, await self._erasure.erase(principal.tenant_id, (), operation_id)
         self._jobs.send(FORGET, operation_id)
         async with self._storage.read() as tx:
             operation = await tx.operations.by_id(operation_id)
@@ -125,7 +127,7 @@ class Policies:
     async def finish_forget(self, operation_id: str) -> None:
         """Goes on where another was stopped, then writes the receipt as soon as all indexes are clean."""
         if await self._purge_rows(operation_id):
-            await self._forgetting.finish_purge(operation_id)
+            await self._erasure.finish(operation_id)
 
     async def _purge_rows(self, operation_id: str, deadline: float | None = None) -> bool:
         """Whether all rows are gone. False: there is more to do, or another is at it."""
@@ -156,7 +158,9 @@ class Policies:
             gone = [NewChange(ChangeKind.MEMORY, operation.tenant_id, memory_key=key) for key in going]
             position = max(Position(*noted["position"]), await tx.changes.add(*gone))
             place = [position.xid, position.number]
-            await tx.operations.note(operation_id, {"keys": keys[_PART:], "purged": dict(counts), "position": place})
+            what = noted["what"] | {"memory_keys": [*noted["what"]["memory_keys"], *going]}
+            left = {"keys": keys[_PART:], "purged": dict(counts), "position": place, "what": what}
+            await tx.operations.note(operation_id, left)
         return keys[_PART:]
 
     async def _alike(

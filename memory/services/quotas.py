@@ -41,6 +41,12 @@ class Quotas:
             if cost := used.get(allowance.resource, 0):
                 await self._counter.add(allowance, who, cost)
 
+    async def forget(self, tenant_id: str) -> None:
+        """What was counted of a tenant that is gone. What was of its keys ends with its minute or day."""
+        for allowance in self._allowances:
+            if allowance.holder is Holder.TENANT:
+                await self._counter.forget(allowance, tenant_id)
+
     def _of(self, principal: Principal) -> list[tuple[Allowance, str]]:
         """Those of the caller's key come first: it is told of its own before its tenant's."""
         who = {Holder.KEY: principal.caller_id, Holder.TENANT: principal.tenant_id}

@@ -3,25 +3,44 @@
 import hashlib
 import hmac
 import json
+import time
 from typing import Any
 
+from memory.domain.principals import DEFAULT_TENANT
 from memory.ports.jobs import Clock
 from memory.ports.storage import Storage
 
+_FRESH_FOR = 1.0
+"""Seconds: a tenant that was purged and made again has another secret."""
+
 
 class TenantSecrets:
-    """Each tenant's secret, read once. Tenants are made on first use."""
+    """Tenants are made on first use."""
 
     def __init__(self, storage: Storage, clock: Clock) -> None:
         self._storage = storage
         self._clock = clock
-        self._known: dict[str, bytes] = {}
+        self._known: dict[str, tuple[float, bytes]] = {}
 
     async def of(self, tenant_id: str) -> bytes:
-        if tenant_id not in self._known:
-            async with self._storage.write() as tx:
-                self._known[tenant_id] = await tx.tenants.secret(tenant_id, self._clock.now())
-        return self._known[tenant_id]
+        """Raises TenantPurged while the tenant is being purged."""
+        now = time.monotonic()
+        known = self._known.get(tenant_id)
+        if known is None or known[0] < now:
+            known = self._known[tenant_id] = (now + _FRESH_FOR, await self._read(tenant_id))
+        return known[1]
+
+    async def of_database(self) -> bytes:
+        """That of all tenants together, and of none."""
+        async with self._storage.write() as tx:
+            return await tx.tenants.secret(DEFAULT_TENANT, self._clock.now(), going=True)
+
+    async def _read(self, tenant_id: str) -> bytes:
+        async with self._storage.read() as tx:
+            if (secret := await tx.tenants.known_secret(tenant_id)) is not None:
+                return secret
+        async with self._storage.write() as tx:
+            return await tx.tenants.secret(tenant_id, self._clock.now())
 
 
 def keyed_hash(secret: bytes, value: Any) -> bytes:

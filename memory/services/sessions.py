@@ -52,6 +52,7 @@ class Sessions:
         _check_name(principal, fork_id)
         async with self._storage.write() as tx:
             parent = await access.locked(tx, principal, session_id, AgentRole.READER)
+            await tx.tenants.secret(principal.tenant_id, self._clock.now())
             await self._quota.check(tx, principal.tenant_id)
             seq = parent.last_seq if at_seq is None else at_seq
             if seq > parent.last_seq:

@@ -1,5 +1,7 @@
 """When do memories say the same, how good must codes be, who may ask how much, and what is noted of them?"""
 
+from pathlib import Path
+
 from pydantic import BaseModel, Field
 
 
@@ -34,6 +36,17 @@ class CodecSettings(BaseModel):
 class AuditSettings(BaseModel):
     reads: bool = Field(default=False, description="Whether also those are noted who only read.")
     retention_days: int = Field(default=365, ge=1, description="How long the audit is kept.")
+
+
+class ReceiptSettings(BaseModel):
+    folder: Path | None = Field(
+        default=None,
+        description="Where this process keeps receipts of purges; unset: `receipts` in the data folder.",
+    )
+    key: Path | None = Field(
+        default=None,
+        description="File of the Ed25519 key (PEM) that signs them; unset: one that is made once in that folder.",
+    )
 
 
 class LimitSettings(BaseModel):

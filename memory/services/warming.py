@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from memory.domain.context import ContextRequest, Include
 from memory.domain.errors import StratamemError
-from memory.domain.generation import WHOLE_TENANT, ChatMessage, Fidelity, Prompt, Sampling
+from memory.domain.generation import ChatMessage, Fidelity, Prompt, Sampling
 from memory.domain.principals import Principal
 from memory.ports.kv import KVStore
 from memory.services.context import Contexts
@@ -35,6 +35,7 @@ class NextTurn:
     fidelity: Fidelity
     moment: str | None
     """The engine's, of the turn before: what is purged from then on is not computed ahead."""
+    share_group: str
 
 
 def context_request(budget: int, top_k: int | None, query: str | None) -> ContextRequest:
@@ -91,7 +92,7 @@ class Warming:
                 sampling=Sampling(),
                 memory_key=turn.session_id,
                 tenant_id=turn.principal.tenant_id,
-                share_group=WHOLE_TENANT,
+                share_group=turn.share_group,
                 fidelity=turn.fidelity,
                 prepared=turn.moment,
             )

@@ -7,7 +7,6 @@ five characters.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_runtime.embedders.folder import DEFAULT, ModelFolder, UnusableModel, find
+from model_runtime.embedders.precision import Precision
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,13 +24,6 @@ Vectors = NDArray[np.float32]
 # On one CPU core the rate is flat from 128 tokens a batch on (2,900 to 3,500 tokens a second, 2,450 at 40), so the
 # smallest wins: at 256 padding wastes 0.9 % instead of 4 % at 4,096, and a batch takes about 65 ms. CUDA: not measured.
 _TOKENS_PER_BATCH = {"cpu": 256, "cuda": 32_768}
-
-
-class Precision(StrEnum):
-    AUTO = "auto"
-    """int8 for the packaged model where the CPU multiplies bytes and there is no GPU, else float32."""
-    FLOAT32 = "float32"
-    INT8 = "int8"
 
 
 class Forward(Protocol):

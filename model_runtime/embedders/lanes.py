@@ -1,7 +1,8 @@
 """How does an event loop embed texts without standing still?
 
 The model runs in threads of one core each, off the event loop. A query (few texts) has a lane of its own, so it never
-waits behind an ingest; the ingest lane computes batches of about 60 ms, and gives way before each.
+waits behind an ingest; the ingest lane computes batches of about 60 ms, on every core and below all others, and gives
+way before each.
 """
 
 import asyncio
@@ -41,10 +42,10 @@ class Lanes:
     ) -> None:
         """Up to `query_texts` texts are a query. `give_way`: called before each batch of an ingest, in its thread.
 
-        `ingest_threads`: cores that an ingest may use; by default all but one, on a GPU one thread.
+        `ingest_threads`: cores that an ingest may use; by default all, on a GPU one thread.
         """
         if ingest_threads is None:
-            ingest_threads = max(1, (os.cpu_count() or 1) - 1) if model.device == "cpu" else 1
+            ingest_threads = _cores() if model.device == "cpu" else 1
         self.model = model
         self._query_texts = query_texts
         self._give_way = give_way
@@ -91,6 +92,11 @@ class Lanes:
             MemoryError,
         ) as e:  # as torch's and ONNX Runtime's are
             raise EmbeddingFailed(f"The embedder failed: {e}") from e
+
+
+def _cores() -> int:
+    """Those that this process may use: fewer than the machine has, where somebody has bound it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _lane(name: str, threads: int, prepare: Callable[[], None], *, nice: int) -> ThreadPoolExecutor:

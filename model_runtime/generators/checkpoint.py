@@ -70,6 +70,21 @@ def load(name: str, *, cache_dir: Path, dtype: str | None = None) -> Checkpoint:
     )
 
 
+def token_ids(name: str, cache_dir: Path, text: str) -> list[int]:
+    """Of a text without what a template puts around it. Raises UnusableModel."""
+    import transformers
+
+    folder = _folder(name, cache_dir)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder.path, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableModel(f"{folder.path} can't be loaded: {error}") from error
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
 def check(config: Any) -> None:
     """Raises UnusableModel for an architecture whose KV can't be kept safely."""
     if config.model_type not in _SUPPORTED:

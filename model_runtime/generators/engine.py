@@ -97,7 +97,7 @@ class Engine:
         self._decode_next = False
         self._stopping = False
         self._ended = False
-        self._forgotten: dict[bytes, float] = {}
+        self._forgotten: dict[bytes | str, float] = {}  # when, by namespace and by tenant
         self._thread = threading.Thread(target=self._main, name="generate", daemon=True)
 
     def start(self) -> None:
@@ -197,7 +197,7 @@ class Engine:
         if job.cancelled.is_set():
             job.emit(Done("cancelled", len(job.prompt), 0, dict.fromkeys(("device", "host", "disk"), 0), 0.0, 0.0))
             return
-        if job.prepared <= self._forgotten.get(job.namespace, -math.inf):
+        if job.prepared <= max(self._forgotten.get(name, -math.inf) for name in (job.namespace, job.tenant)):
             job.emit(Failed(_PURGED))
             return
         job = settled(job, self.cache, self._codecs(job.codec))
@@ -375,8 +375,14 @@ class Engine:
         else:
             answer.rewind(lost.node.index)
 
-    def forget(self, namespaces: frozenset[bytes]) -> int:
-        """In the engine's thread. Answers that read what must go fail: they may be asked again."""
+    def forget(self, namespaces: frozenset[bytes], tenant: str | None = None) -> int:
+        """In the engine's thread. Answers that read what must go fail: they may be asked again.
+
+        `tenant`: all that it has claimed goes as well, and what nobody has claimed since the start.
+        """
+        if tenant is not None:
+            namespaces |= self.cache.holdings.shares.taken_from(tenant, self.tails.resting())
+            self._forgotten[tenant] = time.monotonic()
         # Prompts that were put together before this moment may hold it as well.
         self._forgotten |= dict.fromkeys(namespaces, time.monotonic())
         for answer in [answer for answer in self._answers if answer.job.namespace in namespaces]:

@@ -195,10 +195,10 @@ class Runtime:
             "answers": {"running": engine.answering, "waiting": engine.waiting},
         }
 
-    def forget(self, namespaces: frozenset[bytes]) -> "Future[int]":
-        """Drops every block of these namespaces on every tier; the number of them, once it is done."""
+    def forget(self, namespaces: frozenset[bytes], tenant: str | None = None) -> "Future[int]":
+        """Drops every block of these namespaces, and of this tenant, on every tier; the number, once it is done."""
         self.chat.forget()
-        return self.engine.errands.ask(lambda: self.engine.forget(namespaces))
+        return self.engine.errands.ask(lambda: self.engine.forget(namespaces, tenant))
 
     def _own_folder(self, options: RuntimeOptions) -> Path:
         """Blocks of another model, dtype, library or sparse policy are not used again, and no purge would find them."""

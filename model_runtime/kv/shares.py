@@ -4,6 +4,7 @@ A share is no wall: room that nobody else needs may be used. When a tier is full
 blocks first, so nobody below it loses anything to somebody above it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -28,6 +29,11 @@ class Shares:
 
     def claim(self, namespace: bytes, tenant: str) -> None:
         self._owners[namespace] = tenant
+
+    def taken_from(self, tenant: str, known: Iterable[bytes]) -> frozenset[bytes]:
+        """What a tenant has claimed, and of the `known` ones what nobody has."""
+        unclaimed = {namespace for namespace in known if namespace not in self._owners}
+        return frozenset(namespace for namespace, owner in self._owners.items() if owner == tenant) | unclaimed
 
     def owner(self, namespace: bytes) -> str:
         return self._owners.get(namespace) or namespace.hex()

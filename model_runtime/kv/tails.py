@@ -66,6 +66,9 @@ class TailFiles:
     def has(self, key: TailKey) -> bool:
         return self._path(key) in self._sizes
 
+    def namespaces(self) -> frozenset[bytes]:
+        return frozenset(bytes.fromhex(path.parent.name) for path in self._sizes)
+
     @property
     def used(self) -> int:
         return sum(self._sizes.values())
@@ -190,6 +193,10 @@ class Tails:
         if self._files is not None:
             self._files.drop(key)
         return there
+
+    def resting(self) -> frozenset[bytes]:
+        """Namespaces of those in files."""
+        return frozenset() if self._files is None else self._files.namespaces()
 
     def forget(self, namespaces: frozenset[bytes]) -> None:
         """Raises OSError."""

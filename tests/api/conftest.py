@@ -147,7 +147,7 @@ class FakeContainer:
         self.now = NOON
         self.clock = fixed_clock()
         self.store = KeyStore()
-        self.keys = Keys(self.store, self.store, fixed_clock())  # type: ignore[arg-type]
+        self.keys = Keys(self.store, fixed_clock())  # type: ignore[arg-type]
         self.tokens = None
         self.quotas = Quotas(WindowCounter(None), settings.limits)
         self.trail = AuditStore()
@@ -165,6 +165,8 @@ class FakeContainer:
         self.kv, self.history, self.indexes, self.policies = Service(), Service(), Service(), Service()
         self.reembedding = Service()
         self.evictions = Service()
+        self.tenants, self.receipts = Service(), Service()
+        self.tenants.answers["check"] = None
 
 
 def make_session(key: int = 1, **changes: Any) -> Session:

@@ -65,7 +65,7 @@ def served(container: Any, model: ScriptedGenerator, turns: Any = None) -> Scrip
     return model
 
 
-async def leave_early(app: Any, body: dict[str, Any]) -> list[Any]:
+async def leave_early(app: Any, body: dict[str, Any], path: str = "/v1/chat/completions") -> list[Any]:
     """What was sent to a client that goes away as soon as it has asked."""
     sent: list[Any] = []
     heard = iter([{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}])
@@ -77,7 +77,7 @@ async def leave_early(app: Any, body: dict[str, Any]) -> list[Any]:
         sent.append(message)
 
     headers = [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")]
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "headers": headers}
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
     await app(scope | {"app": app, "client": ("127.0.0.1", 1), "scheme": "http", "http_version": "1.1"}, receive, send)
     return sent
 
@@ -89,6 +89,20 @@ async def test_who_leaves_before_the_whole_answer_is_no_failure_of_ours_and_leav
     assert [(line["event"], line.get("status")) for line in logged] == [("request", 499)]
     assert model.closed == 1  # before the session's turn was given back
     assert "append" not in [name for name, _, _ in container.events.calls]
+
+
+async def test_who_leaves_while_a_summary_is_written_ends_it(container: Any) -> None:
+    ended: list[bool] = []
+
+    async def write(*_: Any) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    container.abstracts.write = write
+    assert await leave_early(create_app(container), {}, "/v1/sessions/s/summary") == []
+    assert ended == [True]
 
 
 async def test_who_leaves_while_it_waits_for_its_turn_is_not_answered(container: Any) -> None:

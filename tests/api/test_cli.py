@@ -72,6 +72,39 @@ def test_the_version_is_printed() -> None:
     assert run("version").stdout.strip().count(".") == 2
 
 
+def test_facts_come_as_json_where_that_is_asked_for() -> None:
+    assert json.loads(run("version", "--json").stdout) == {"version": run("version").stdout.strip()}
+    assert json.loads(run("migrate", "--json").stdout)["from"] is None
+    again = json.loads(run("migrate", "--json").stdout)
+    assert again["from"] == again["to"]
+    asked = run("worker", "--ping", "--json")
+    assert (asked.exit_code, json.loads(asked.stdout)) == (1, {"well": False})
+
+
+def test_a_backup_is_made_and_brought_back(tmp_path: Path) -> None:
+    file, there = str(tmp_path / "backup.tar.gz"), str(tmp_path / "there")
+    key = json.loads(run("keys", "create", "--json").stdout)["key_id"]
+    made = run("backup", file)
+    assert "sqlite" in made.stdout, made.output
+    refused = run("backup", file)
+    assert (refused.exit_code, "--force" in refused.stderr) == (1, True)
+    assert json.loads(run("backup", file, "--force", "--json").stdout)["database"] == "sqlite"
+    assert "purge it again" in run("restore", file, "--data-dir", there).stdout
+    assert [
+        one["key_id"] for one in json.loads(run("keys", "list", "--json", "--data-dir", there).stdout)["items"]
+    ] == [key]
+    run("keys", "create", "--data-dir", there)
+    unsure = run("restore", file, "--data-dir", there, "--force", input="n\n")
+    assert (unsure.exit_code, "nothing was done" in unsure.stderr) == (1, True)
+    assert len(json.loads(run("keys", "list", "--json", "--data-dir", there).stdout)["items"]) == 2
+    assert run("restore", file, "--data-dir", there, "--force", "--yes").exit_code == 0
+    assert len(json.loads(run("keys", "list", "--json", "--data-dir", there).stdout)["items"]) == 1
+    Path(file).write_bytes(Path(file).read_bytes()[:-9])
+    damaged = run("restore", file, "--data-dir", str(tmp_path / "third"))
+    assert (damaged.exit_code, "is damaged" in damaged.stderr) == (1, True)
+    assert len(damaged.stderr.strip().splitlines()) == 1
+
+
 def test_a_key_is_printed_once_and_opens_the_database() -> None:
     made = run(
         "keys", "create", "--tenant", "acme", "--scopes", "read, admin", "--agent", "ann", "--session", "s1", "--json"

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import typer
 from pydantic import BaseModel
 
+from api.cli import app
 from memory.settings import Settings
 
 HERE = Path(__file__).resolve().parents[2]
@@ -41,6 +43,28 @@ def test_no_setting_is_documented_that_does_not_exist():
     known = {name for name, _ in settings()}
     documented = set(re.findall(r"^#(STRATAMEM_\w+)=", (HERE / ".env.example").read_text(), re.MULTILINE))
     assert documented == known
+
+
+def commands(group, name="stratamem"):
+    for path, command in sorted(group.commands.items()):
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{name} {path}")
+        else:
+            yield f"{name} {path}", command
+
+
+def test_every_command_is_in_its_page_and_says_what_it_does():
+    page = (HERE / "docs/cli.md").read_text()
+    known = dict(commands(typer.main.get_command(app)))
+    documented = {" ".join(name.split()) for name in re.findall(r"^\| `(stratamem(?: [a-z-]+)+)", page, re.MULTILINE)}
+    assert documented == set(known)
+    assert all(command.help for command in known.values())
+
+
+def test_every_command_but_those_that_stay_prints_json():
+    known = dict(commands(typer.main.get_command(app)))
+    without = {name for name, command in known.items() if "--json" not in [o for p in command.params for o in p.opts]}
+    assert without == {"stratamem serve", "stratamem runtime"}
 
 
 def test_every_decision_is_in_the_list():

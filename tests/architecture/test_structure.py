@@ -47,6 +47,21 @@ def test_no_module_has_grown_beyond_four_hundred_lines():
     assert {str(p.relative_to(HERE)): n for p in OURS if (n := len(p.read_text().splitlines())) > 400} == {}
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["recall", "x", "--url", "http://127.0.0.1:1"]])
+def test_a_command_that_needs_no_models_and_no_database_waits_for_none(arguments):
+    heavy = {"numpy", "torch", "faiss", "tantivy", "onnxruntime", "sqlalchemy", "fastapi", "celery", "structlog"}
+    check = f"""
+import sys
+from api.cli import app
+try:
+    app({arguments})
+except SystemExit:
+    sys.exit(",".join(sorted({heavy} & set(sys.modules))) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", check], cwd=HERE, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_core_can_be_imported_without_torch():
     check = "import sys, memory.bootstrap, api.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=HERE, timeout=120).returncode == 0

@@ -135,6 +135,18 @@ async def test_an_answer_s_kv_is_reported_to_its_own_tenant_and_session_only(kee
     assert (await runtime.report("t", "s")).session is None
 
 
+async def test_a_share_group_finds_nothing_of_another_and_all_go_with_their_tenant(keeping: Keeping) -> None:
+    await answer(keeping.generator)
+    closed = replace(PROMPT, share_group="family 7", memory_key="closed")
+    assert (await answer(keeping.generator, closed)).usage.cached.total == 0
+    again = await answer(keeping.generator, closed)
+    assert again.usage.cached.total == again.usage.prompt_tokens - 1
+    blocks = (await keeping.store.report("t", "closed")).tenant.used
+    assert await keeping.store.forget("t") == 2 * (again.usage.prompt_tokens // 512)
+    assert blocks["device"] > (await keeping.store.usage("t")).used["device"] == 0
+    assert (await answer(keeping.generator, closed)).usage.cached.total == 0
+
+
 async def test_a_session_is_laid_to_rest_and_brought_up(keeping: Keeping) -> None:
     generator, runtime = keeping.generator, keeping.store
     finished = await answer(generator)

@@ -59,7 +59,7 @@ async def test_who_listens_to_a_log_is_told_of_it_and_of_no_other(pair):
     with hears.listening(7) as seven, hears.listening(8) as eight, hears.listening(7) as again:
         for told in (seven, eight, again):
             told.clear()
-        tells.grown([7, 9])
+        tells.changed([7, 9])
         assert await heard(seven)
         assert await heard(again)
         assert not eight.is_set()
@@ -70,7 +70,7 @@ async def test_nobody_is_told_after_it_left(pair):
     with hears.listening(7) as left:
         pass
     with hears.listening(7) as stays:
-        tells.grown([7])
+        tells.changed([7])
         assert await heard(stays)
     assert not left.is_set()
 
@@ -80,7 +80,7 @@ async def test_a_thousand_logs_at_once_are_all_told(pair):
     tells, hears = pair
     keys = [2**62 + number for number in range(1_000)]
     with hears.listening(keys[0]) as first, hears.listening(keys[-1]) as last:
-        tells.grown(keys)
+        tells.changed(keys)
         assert await heard(first)
         assert await heard(last)
 
@@ -95,12 +95,12 @@ async def test_a_connection_that_was_cut_comes_back_and_everybody_looks(processe
         async with asyncio.timeout(_SOON):
             while hears.connected or tells.connected:
                 await asyncio.sleep(0.01)
-        tells.grown([7])  # said to nobody
+        tells.changed([7])  # said to nobody
         told.clear()
         await connected(tells)
         await connected(hears)
         assert await heard(told)  # may have missed something
-        tells.grown([7])
+        tells.changed([7])
         assert await heard(told)
 
 
@@ -109,7 +109,7 @@ async def test_nonsense_on_the_channel_is_passed_over(processes, postgres_url: s
     tells, hears = processes
     with hears.listening(7) as told:
         await asyncio.to_thread(run_sql, postgres_url, f"SELECT pg_notify('{CHANNEL}', '{payload}')")
-        tells.grown([7])
+        tells.changed([7])
         assert await heard(told)
     assert hears.connected
 
@@ -118,7 +118,7 @@ async def test_a_database_that_is_away_at_the_start_is_no_failure():
     notices = PostgresNotices("postgresql://root@127.0.0.1:1/none", DatabaseSettings(connect_timeout=1))
     await notices.start()
     with notices.listening(7) as told:
-        notices.grown([7])
+        notices.changed([7])
         assert await heard(told)
     assert not notices.connected
     await notices.close()

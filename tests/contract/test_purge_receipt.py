@@ -1,24 +1,19 @@
 """A receipt says `verified` only when it is true."""
 
-from datetime import timedelta
-
 from memory.adapters.jobs.recording import RecordingQueue
 from memory.adapters.sql import leftovers
 from memory.domain.operations import Operation, OperationState, Receipt
 from memory.domain.principals import Principal
-from memory.services import forgetting
-from memory.services.forgetting import Forgetting
+from memory.services import erasure
 from memory.services.tasks import PURGE
 from memory.testing import SettableClock
-from tests.services import TENANT, add_events, add_session
+from tests.services import TENANT, add_events, add_session, forgetting
 
 
 async def test_a_purge_is_not_verified_while_the_text_is_in_the_write_ahead_log(sqlite, monkeypatch):
-    monkeypatch.setattr(forgetting, "_PATIENCE", 0.1)
+    monkeypatch.setattr(erasure, "_PATIENCE", 0.1)
     storage = sqlite.open()
-    service = Forgetting(
-        storage=storage, tiers=(), jobs=RecordingQueue(), clock=SettableClock(), lease=timedelta(minutes=1)
-    )
+    _, service = forgetting(storage, RecordingQueue(), SettableClock())
 
     def left():
         return [file.name for file in sqlite.file.parent.iterdir() if b"xyzzy-marker" in file.read_bytes()]
@@ -41,10 +36,10 @@ async def test_a_purge_is_not_verified_while_the_text_is_in_the_write_ahead_log(
 
 
 async def test_a_file_that_takes_long_to_clean_is_left_to_a_worker(sqlite, monkeypatch):
-    monkeypatch.setattr(forgetting, "_PATIENCE", 0.1)
+    monkeypatch.setattr(erasure, "_PATIENCE", 0.1)
     monkeypatch.setattr(leftovers, "_BYTES_A_SECOND", 1)
     storage, jobs = sqlite.open(), RecordingQueue()
-    service = Forgetting(storage=storage, tiers=(), jobs=jobs, clock=SettableClock(), lease=timedelta(minutes=1))
+    _, service = forgetting(storage, jobs, SettableClock())
     async with storage.write() as tx:
         await add_events(tx, await add_session(tx), "hello")
     pending = await service.purge_session(Principal(TENANT), "s")
@@ -59,9 +54,7 @@ async def test_a_file_that_takes_long_to_clean_is_left_to_a_worker(sqlite, monke
 
 
 async def test_a_purge_that_nothing_holds_up_answers_with_its_receipt(storage):
-    service = Forgetting(
-        storage=storage, tiers=(), jobs=RecordingQueue(), clock=SettableClock(), lease=timedelta(minutes=1)
-    )
+    _, service = forgetting(storage, RecordingQueue(), SettableClock())
     async with storage.write() as tx:
         await add_events(tx, await add_session(tx), "hello")
     receipt = await service.purge_session(Principal(TENANT), "s")

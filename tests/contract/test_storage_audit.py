@@ -15,6 +15,8 @@ FULL = Entry(0, TENANT, NOW, "k1", "ann", "sessions.purge", "s", "m", 200, "r")
 
 async def add(storage, *entries):
     async with storage.write() as tx:
+        for tenant_id in {entry.tenant_id for entry in entries}:  # of one that is not there nothing is noted
+            await tx.tenants.secret(tenant_id, NOW)
         await tx.audit.add(entries)
 
 

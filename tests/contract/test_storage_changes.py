@@ -284,29 +284,29 @@ async def test_vectors_are_read_by_what_they_belong_to(storage):
         assert await tx.changes.vectors_of_events(SPACE, key, 3, 9) == [three]
         assert await tx.changes.vectors_of_events("other", key, 1, 3) == []
         assert await tx.changes.vectors_of_memory(SPACE, memory.memory_key) == [of_memory]
-        everything = await tx.changes.all_vectors(TENANT, SPACE, 0, 2)
-        assert [vector for _, vector in everything] == [two, three]
-        assert [v for _, v in await tx.changes.all_vectors(TENANT, SPACE, everything[-1][0], 2)] == [of_memory]
-        assert await tx.changes.all_vectors("other", SPACE, 0, 9) == []
+        everything = await tx.changes.items(TENANT)
+        assert await tx.changes.vectors_of(SPACE, everything) == sorted(
+            [two, three, of_memory], key=lambda vector: vector.item
+        )
+        assert await tx.changes.vectors_of(SPACE, [memory.item, events[0].item]) == [of_memory]
+        assert await tx.changes.vectors_of("other", everything) == []
 
 
-async def test_a_rebuild_reads_everything_of_one_tenant_a_page_at_a_time(storage):
+async def test_a_rebuild_reads_everything_of_one_tenant_by_key(storage):
     async with storage.write() as tx:
         for tenant_id in (TENANT, "other"):
-            session = await add_session(tx, "s", tenant_id)
-            await add_events(tx, session, *(f"{tenant_id} {n}" for n in range(5)))
+            for name in ("s", "t"):
+                session = await add_session(tx, name, tenant_id)
+                await add_events(tx, session, *(f"{tenant_id} {name}{n}" for n in range(3)))
             for n in range(3):
                 await add_memory(tx, f"{tenant_id} m{n}", tenant_id=tenant_id)
-
-        async def texts(memories_only):
-            found, last = [], None
-            while page := await tx.changes.all_facts(TENANT, last, memories_only, 2):
-                assert len(page) <= 2
-                found, last = found + [facts.text for facts in page], page[-1].item
-            return found
-
-        assert await texts(False) == [f"{TENANT} {n}" for n in range(5)]
-        assert await texts(True) == [f"{TENANT} m{n}" for n in range(3)]
+        items = await tx.changes.items(TENANT)
+        everything = [f"{TENANT} {name}" for name in ("s0", "s1", "s2", "t0", "t1", "t2", "m0", "m1", "m2")]
+        assert [facts.text for facts in await tx.changes.facts_of(items)] == everything
+        assert [facts.text for facts in await tx.changes.facts_of(items[4:8])] == everything[4:8]
+        assert [facts.item for facts in await tx.changes.facts_of(items)] == list(items)
+        assert list(await tx.changes.items("nobody")) == []
+        assert await tx.changes.facts_of([]) == []
 
 
 VALUES = {

@@ -28,8 +28,8 @@ MARK = "xyzzy-marker"
 # The feed names what was purged by its key, so that followers forget it; it holds nothing else of it.
 NAMES_ONLY = {"changes"}
 # Without a session: key, node, ticket, model. A ticket goes with its turn, which adds nothing to what was purged.
-# The audit names a session by its id, and stays: it proves who purged it.
-NOT_OF_A_SESSION = {"keys", "followers", "turns", "audit", "spaces"}
+# The audit and receipts name a session by its id, and stay: they prove that it was purged.
+NOT_OF_A_SESSION = {"keys", "followers", "turns", "audit", "receipts", "spaces"}
 
 
 async def fill(tx, session_id, mark):

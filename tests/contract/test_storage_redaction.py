@@ -34,7 +34,10 @@ async def test_followers_find_it_among_what_is_gone_and_nowhere_else(storage):
         assert await tx.changes.redacted_items(key, 1, 3) == [event.item]
         assert await tx.changes.redacted_items(key, 3, 3) == []
         assert [facts.item for facts in await tx.changes.event_facts(key, 1, 3)] == [one.item, three.item]
-        assert [facts.item for facts in await tx.changes.all_facts(TENANT, None, False, 9)] == [one.item, three.item]
+        assert [facts.item for facts in await tx.changes.facts_of(await tx.changes.items(TENANT))] == [
+            one.item,
+            three.item,
+        ]
 
 
 async def test_all_that_was_made_of_it_goes_along(storage):
@@ -59,7 +62,9 @@ async def test_all_that_was_made_of_it_goes_along(storage):
             assert await tx.memories.get(TENANT, memory.memory_id) is not None
         assert await tx.clusters.of_session(key) == []
         assert await tx.segments.held(key, SPACE) == []
-        assert [vector.item for _, vector in await tx.changes.all_vectors(TENANT, SPACE, 0, 9)] == [events[0].item]
+        assert [v.item for v in await tx.changes.vectors_of(SPACE, [event.item for event in events])] == [
+            events[0].item
+        ]
         assert await tx.summaries.newest(key, up_to=9) == (0, [])
         assert await tx.summaries.newest(other.session_key, up_to=9) == (1, ["stays"])
 

@@ -127,8 +127,8 @@ async def test_the_semantic_tier_takes_in_and_lets_go(storage, said):
         assert (used.uses, used.last_use) == (1, later.timestamp())
         await tx.segments.unsee(key, "other")
         assert len(await tx.segments.held(key, SPACE)) == 1
-        assert await tx.segments.counts(TENANT) == {"segments": 3, "pending": 1, "held": 1, "bytes": 4}
-        assert await tx.segments.counts("nobody") == {"segments": 0, "pending": 0, "held": 0, "bytes": 0}
+        assert await tx.segments.counts(TENANT) == {"segments": 3, "pending": 1, "held": 1}
+        assert await tx.segments.counts("nobody") == {"segments": 0, "pending": 0, "held": 0}
         await tx.segments.unsee(key, SPACE)
         await tx.clusters.remove([cluster])
         assert [s.segment_key for s in await tx.segments.newest(key, SPACE, 100)] == keys[:2]
@@ -137,8 +137,8 @@ async def test_the_semantic_tier_takes_in_and_lets_go(storage, said):
 
 async def test_a_removed_item_has_no_segments(storage, said):
     async with storage.write() as tx:
-        assert await tx.segments.remove_item(said[0].item) == 1
-        assert await tx.segments.remove_item(said[0].item) == 0
+        assert await tx.segments.remove_items(said[0].item) == 1
+        assert await tx.segments.remove_items(said[0].item) == 0
         assert (await tx.segments.counts(TENANT))["segments"] == 2
 
 

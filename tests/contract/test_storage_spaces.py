@@ -81,7 +81,7 @@ async def test_what_is_left_goes_space_by_space_in_parts(storage, said):
         assert await tx.spaces.others("nobody", NEW) == []
         assert [await tx.spaces.drop(TENANT, SPACE, 3) for _ in range(3)] == [3, 1, 0]
         assert await tx.spaces.others(TENANT, NEW) == []
-        assert len(await tx.changes.all_vectors(TENANT, NEW, 0, 9)) == 4
+        assert len(await tx.changes.vectors_of(NEW, await tx.changes.items(TENANT))) == 4
 
 
 async def test_the_semantic_tier_leaves_the_old_space_and_its_clusters(storage, said):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from tests.e2e.forked import Forked
 
 T = TypeVar("T")
 
@@ -26,14 +29,18 @@ _STOP = 10.0
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below the ports that the kernel gives to connections: nobody takes it while its server is down."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(data: Path, settings: Mapping[str, object]) -> dict[str, str]:
     """Nothing of the caller's own settings, one thread for BLAS and torch: two cores are shared by all."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STRATAMEM_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules again is a fifth of a start
     given = {
         "STRATAMEM_DATA_DIR": data,
         "STRATAMEM_MODELS_DIR": MODELS,
@@ -55,11 +62,13 @@ def until(holds: Callable[[], T], seconds: float = 60.0, *, every: float = 0.05,
 class Process:
     """A `stratamem` process with its log; ended by its own id only."""
 
-    def __init__(self, data: Path, *arguments: str, **settings: object) -> None:
+    def __init__(self, data: Path, *arguments: str, forked: bool = True, **settings: object) -> None:
+        """`forked`: without the imports; else as a user starts it."""
         self.data = data
         self.arguments = arguments
+        self.forked = forked
         self.settings: dict[str, object] = {f"STRATAMEM_{name}": value for name, value in settings.items()}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | subprocess.Popen[bytes] | None = None
         self.log = data.with_name(data.name + f"-{arguments[0]}.log")
 
     @property
@@ -69,14 +78,13 @@ class Process:
     def spawn(self) -> None:
         assert not self.running
         self.data.mkdir(parents=True, exist_ok=True)
+        env, cwd = environment(self.data, self.settings), self.data  # no .env of the checkout
+        if self.forked:
+            self.process = Forked(self.arguments, env, cwd, self.log)
+            return
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [COMMAND, *self.arguments],
-                env=environment(self.data, self.settings),
-                cwd=self.data,  # no .env of the checkout
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            command = [COMMAND, *self.arguments]
+            self.process = subprocess.Popen(command, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
 
     def stop(self, within: float = _STOP) -> int:
         """SIGTERM; the exit code. Fails when it takes longer."""
@@ -103,7 +111,7 @@ class Process:
 class Server(Process):
     """`stratamem serve` on a free port. `http` is a client of its base URL; settings are those of STRATAMEM_…"""
 
-    def __init__(self, data: Path, *, port: int | None = None, **settings: object) -> None:
+    def __init__(self, data: Path, *, port: int | None = None, **settings: Any) -> None:
         self.port = port or free_port()
         # The node is fixed: a server that comes back finds its own index folder, whatever its port.
         super().__init__(data, "serve", **{"PORT": self.port, "NODE": "node", **settings})
@@ -141,7 +149,7 @@ class Runtime(Process):
 
     KEY = "a-shared-secret-of-the-tests"
 
-    def __init__(self, data: Path, **settings: object) -> None:
+    def __init__(self, data: Path, **settings: Any) -> None:
         self.port = free_port()
         given = {"RUNTIME_PORT": self.port, "RUNTIME_KEY": self.KEY, "MODEL": "fixture", "GENERATION__THREADS": 1}
         super().__init__(data, "runtime", **{**given, **settings})
@@ -174,16 +182,11 @@ class Runtime(Process):
 
 def keys_create(data: Path, *options: str, **settings: object) -> str:
     """The token that `stratamem keys create --json` prints."""
-    given = {f"STRATAMEM_{name}": value for name, value in settings.items()}
-    made = subprocess.run(
-        [COMMAND, "keys", "create", "--json", *options],
-        env=environment(data, given),
-        cwd=data,
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    token: str = json.loads(made.stdout)["token"]
+    command = Process(data, "keys", "create", "--json", *options, **settings)
+    command.spawn()
+    assert command.process is not None
+    assert command.process.wait(60) == 0, command.tail()
+    token: str = json.loads(command.tail(1))["token"]
     return token
 
 

@@ -49,7 +49,7 @@ def resident(server: Server) -> float:
 def test_memory_does_not_grow_with_the_work(shared: Server, name: str) -> None:
     def talk(part: int) -> None:
         with shared.client() as http:
-            for number in range(120):
+            for number in range(80):
                 append(http, f"{name}-{part}", f"Line {number} of part {part} is about the weather.")
                 if number % 4 == 0:
                     recall(http, f"line {number} of part {part}", top_k=10)

@@ -1,8 +1,26 @@
 """The first hour with the product: say something, find it, stop, start, find it again."""
 
+import json
+import os
+import re
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
-from tests.e2e.server import Server, append, context, events_of, indexed, recall, said, same_answers, sound, texts
+from tests.e2e.server import (
+    COMMAND,
+    Server,
+    append,
+    context,
+    events_of,
+    indexed,
+    recall,
+    said,
+    same_answers,
+    sound,
+    texts,
+    until,
+)
 
 TALK = [
     said("Hi, I moved to Lisbon last month with my dog Biscuit.", agent_id="mia"),
@@ -22,7 +40,7 @@ QUESTIONS = {
 
 
 def test_what_was_said_is_found_before_and_after_a_restart(new_server: Callable[..., Server]) -> None:
-    server = new_server().start()
+    server = new_server(forked=False).start()
     append(server.http, "demo", *TALK)
     indexed(server.http)
     before = {}
@@ -42,3 +60,39 @@ def test_what_was_said_is_found_before_and_after_a_restart(new_server: Callable[
     assert texts(before["What frightens the dog?"])
     sound(server.http)
     assert server.stop() == 0
+
+
+def test_two_agents_share_a_session_as_the_readme_says(shared: Server, tmp_path: Path) -> None:
+    """The section's own lines, one block after the other."""
+    _, section = (Path(__file__).parents[2] / "README.md").read_text().split("## Two agents share a session", 1)
+    says, follow, goes_on, finds, over_http = re.findall(r"```sh\n(.*?)```", section.split("\n## ", 1)[0], re.DOTALL)
+    address = str(shared.http.base_url).removeprefix("http://")
+    told = tmp_path / "told"
+    environment = {**os.environ, "STRATAMEM_URL": f"http://{address}"}
+
+    def shell(block: str) -> str:
+        lines = block.replace(".venv/bin/stratamem", str(COMMAND)).replace("localhost:8080", address)
+        return f"cd {tmp_path} && exec 2>&1 && {lines}"
+
+    def run(block: str) -> str:
+        command = ["bash", "-ec", shell(block)]
+        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=120, check=True).stdout.decode()
+
+    run(says)
+    # exec: what is ended is the command, not the shell around it
+    follows = shell(follow).replace(str(COMMAND), f"exec {COMMAND}")
+    with told.open("wb") as file, subprocess.Popen(["bash", "-c", follows], env=environment, stdout=file) as rob:
+        try:
+            until(lambda: b"centrifuge" in told.read_bytes())
+            run(goes_on)
+            until(lambda: b"batch eight" in told.read_bytes(), 5)
+        finally:
+            rob.kill()
+    assert b"spoiled" not in told.read_bytes()
+    robs, adas = run(finds).split(" ms\n", 1)
+    assert "centrifuge" in robs
+    assert "spoiled" not in robs
+    assert "spoiled" in adas
+    found = texts(json.loads(run(over_http))["results"])
+    assert len(found) == 2
+    assert not [text for text in found if "spoiled" in text]

@@ -25,7 +25,8 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 
 @pytest.fixture(scope="module")
 def api(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("api") / "data", **runtime.asked_by) as server:
+    # Not forked from a process that has torch: this one must not need it.
+    with Server(tmp_path_factory.mktemp("api") / "data", forked=False, **runtime.asked_by) as server:
         yield server
 
 
@@ -190,7 +191,7 @@ def test_two_apis_share_one_runtime(
 
 
 def test_it_stops_within_ten_seconds_in_the_middle_of_an_answer(tmp_path: Path) -> None:
-    with Runtime(tmp_path / "data") as runtime:
+    with Runtime(tmp_path / "data", forked=False) as runtime:
         body = {"messages": [{"role": "user", "content": "abcdefgh " * 20}], "salt": "s", "policy": "exact"}
         headers = {"Authorization": f"Bearer {Runtime.KEY}"}
         with httpx.stream("POST", f"{runtime.url}/v1/generate", json=body, headers=headers) as answer:

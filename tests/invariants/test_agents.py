@@ -24,6 +24,7 @@ from memory.domain.errors import Forbidden, NotFound
 from memory.domain.events import EventVisibility
 from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.principals import KeyScope, Principal
+from tests.examples import examples
 from tests.invariants.worlds import World, world
 
 AGENTS = (None, "ann", "bob", "cyd")
@@ -190,7 +191,7 @@ def test_no_agent_sees_what_a_session_keeps_from_it(shared: World) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Agents,
         settings=settings(
-            max_examples=15,
+            max_examples=examples(6),
             stateful_step_count=12,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -18,6 +18,7 @@ from memory.domain.errors import NotFound
 from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.principals import Principal
 from memory.domain.recall import TierName
+from tests.examples import examples
 from tests.invariants.worlds import PRIVATE, World, world
 
 numbers = itertools.count(1)
@@ -158,7 +159,7 @@ class Family:
                 assert (await db.execute(left)).all() == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(played=st.lists(actions, min_size=5, max_size=30))
 def test_a_family_of_forks_behaves_like_copies(forks: World, played: list[tuple[str, int, int]]) -> None:
     family = Family(forks, f"tenant-{next(numbers)}")

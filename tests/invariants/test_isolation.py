@@ -6,7 +6,6 @@ Random worlds and random questions; what comes back is compared with a plain mod
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from memory.domain.events import EventVisibility, NewEvent, Role
 from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.principals import Principal
 from memory.domain.recall import AllOf, AnyOf, FieldTest, Filter, FilterOp, Not, RecallResult
+from tests.examples import examples
 from tests.invariants.worlds import World, world
 
 AGENTS = [None, "ann", "bob", "cyd"]
@@ -268,9 +268,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-@settings(
-    max_examples=32, deadline=timedelta(seconds=20), suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@settings(max_examples=examples(16), suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(
     said=st.lists(st.lists(events(), max_size=25), min_size=2, max_size=2),
     written=st.lists(st.lists(memories(), max_size=8), min_size=2, max_size=2),
@@ -321,9 +319,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, l
         yield large, tenants
 
 
-@settings(
-    max_examples=60, deadline=timedelta(seconds=20), suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(asked=questions, many=st.integers(1, 200))
 def test_top_k_is_met_where_only_candidates_are_ranked(
     crowded: tuple[World, list[Tenant]], asked: Asked, many: int

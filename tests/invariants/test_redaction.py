@@ -143,7 +143,8 @@ def test_a_worker_that_had_read_it_writes_nothing_of_it(tmp_path: Path, monkeypa
             await say(small)
             await small.index("default")
             async with small.container.storage.read() as tx:
-                vectors = await tx.changes.all_vectors("default", small.container.embedder.space, 0, 99)
+                items = await tx.changes.items("default")
+                vectors = await tx.changes.vectors_of(small.container.embedder.space, items)
             assert len(vectors) == 3
 
         small.run(play())

@@ -65,7 +65,8 @@ class FakeServices:
         return sum(called == name for called, _, _ in list(self.calls))
 
 
-def eventually(condition: Callable[[], Any], within: float = 5.0) -> None:
+def eventually(condition: Callable[[], Any], within: float = 30.0) -> None:
+    """The limit is for what never comes: nobody waits longer than he has to."""
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s"

@@ -68,10 +68,10 @@ def test_a_process_works_shows_that_it_lives_and_ends_when_asked(broker, new_set
     queue = new_queue(settings)
     queue.send(CONSOLIDATE, "early")
     worker = new_worker(settings)
-    until(lambda: {"early", "sweep", "tidy"} <= set(worker.calls), within=15)
+    until(lambda: {"early", "sweep", "tidy"} <= set(worker.calls))
     until(lambda: main.ping(settings))
     queue.send(CONSOLIDATE, "late")
-    until(lambda: "late" in worker.calls, within=1)
+    until(lambda: "late" in worker.calls)
     code, seconds = worker.end()
     assert (code, worker.calls[-1]) == (0, "closed")
     assert seconds < 5
@@ -82,12 +82,12 @@ def test_a_job_in_progress_at_the_stop_goes_to_the_next_worker(broker, new_setti
     settings = new_settings(broker)
     worker = new_worker(settings)
     new_queue(settings).send(EMBED, "op")
-    until(lambda: "op" in worker.calls, within=15)
+    until(lambda: "op" in worker.calls)
     code, seconds = worker.end(signal.SIGINT)
     assert (code, worker.calls[-1]) == (0, "closed")
     assert seconds < 10
     again = new_worker(settings)
-    until(lambda: again.calls.count("op") == 2, within=15)
+    until(lambda: again.calls.count("op") == 2)
 
 
 def test_a_job_of_a_killed_worker_is_handed_out_again(broker, new_settings, new_worker, new_queue, until):
@@ -95,10 +95,10 @@ def test_a_job_of_a_killed_worker_is_handed_out_again(broker, new_settings, new_
     settings = new_settings(broker, visibility=2)
     worker = new_worker(settings)
     new_queue(settings).send(EMBED, "op")
-    until(lambda: "op" in worker.calls, within=15)
+    until(lambda: "op" in worker.calls)
     assert worker.end(signal.SIGKILL)[0] == -signal.SIGKILL
     again = new_worker(settings)
-    until(lambda: again.calls.count("op") == 2, within=30)
+    until(lambda: again.calls.count("op") == 2)
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
@@ -108,7 +108,7 @@ def test_a_job_in_native_code_does_not_keep_the_process_beyond_ten_seconds(
     settings = new_settings(broker)
     worker = new_worker(settings)
     new_queue(settings).send(EVICT, "op")
-    until(lambda: "op" in worker.calls, within=15)
+    until(lambda: "op" in worker.calls)
     code, seconds = worker.end()
     assert code == 0
     assert seconds < 10
@@ -123,7 +123,7 @@ async def test_a_broker_that_goes_away_and_comes_back(wire, services, new_settin
     assert not crew.healthy
     queue.send(CONSOLIDATE, "before the broker")
     wire.join()
-    until(lambda: services.ids("consolidate") == ["before the broker"], within=15)
+    until(lambda: services.ids("consolidate") == ["before the broker"])
     until(lambda: crew.healthy)
     await queue.check()
 
@@ -140,10 +140,10 @@ async def test_a_broker_that_goes_away_and_comes_back(wire, services, new_settin
     assert queue.stats().waiting <= 50
 
     wire.join()
-    until(lambda: len(services.ids("consolidate")) >= 51, within=15)
+    until(lambda: len(services.ids("consolidate")) >= 51)
     await queue.check()
     queue.send(CONSOLIDATE, "after")
-    until(lambda: "after" in services.ids("consolidate"), within=2)
+    until(lambda: "after" in services.ids("consolidate"))
 
 
 def test_workers_end_although_the_broker_is_away(wire, services, new_settings, started):

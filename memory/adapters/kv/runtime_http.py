@@ -46,7 +46,7 @@ class RemoteKVStore(ReportingKVStore):
         return 0 if self._generator is None else await self._generator.warm(prompt)
 
     async def forget(self, tenant_id: str) -> int:
-        request = wire.ForgetRequest(salts=[self._salt(tenant_id, WHOLE_TENANT)])
+        request = wire.ForgetRequest(salts=[self._salt(tenant_id, WHOLE_TENANT)], tenant=tenant_id)
         answer = await self._client.call("/v1/forget", request, GeneratorUnavailable, seconds=_SECONDS)
         return wire.ForgetAnswer.model_validate_json(answer.content).blocks
 

@@ -148,7 +148,8 @@ class InProcessGenerator(Generator):
 
         Raises GeneratorUnavailable.
         """
-        return await settled(self._runtime.forget(self._runtime.namespaces(self._salt(tenant_id, WHOLE_TENANT))))
+        shared = self._runtime.namespaces(self._salt(tenant_id, WHOLE_TENANT))
+        return await settled(self._runtime.forget(shared, tenant_id))
 
     def close(self) -> None:
         self._runtime.close()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from memory.domain.errors import EmbedderUnavailable
 from memory.ports.models import QUERY_TEXTS, Embedder, Tokenizer, Vectors
-from model_runtime.embedders.embedder import Precision
 from model_runtime.embedders.lanes import EmbeddingFailed, Lanes
+from model_runtime.embedders.precision import Precision
 
 if TYPE_CHECKING:
     from model_runtime.embedders.embedder import SentenceEmbedder
@@ -54,7 +54,7 @@ class InProcessEmbedder(Embedder):
         *,
         ingest_threads: int | None = None,
     ) -> None:
-        """`ingest_threads`: cores that an ingest may use; by default all but one, on a GPU one thread."""
+        """`ingest_threads`: cores that an ingest may use; by default all, on a GPU one thread."""
         self._lanes = Lanes(model, QUERY_TEXTS, give_way, ingest_threads=ingest_threads)
 
     @property

@@ -11,7 +11,7 @@ from memory.adapters.models.settings import GenerationSettings
 from memory.adapters.node_folders import FolderInUse, clear, clear_abandoned, held
 from memory.domain.errors import EmbedderUnavailable, GeneratorUnavailable
 from memory.ports.models import QUERY_TEXTS
-from model_runtime.embedders.embedder import Precision
+from model_runtime.embedders.precision import Precision
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

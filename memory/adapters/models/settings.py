@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_runtime.embedders.embedder import Precision
+from model_runtime.embedders.precision import Precision
 
 __all__ = ["GenerationSettings", "Precision"]
 

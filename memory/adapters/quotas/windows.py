@@ -5,7 +5,7 @@ import math
 import time
 from typing import Any
 
-from limits import RateLimitItem, RateLimitItemPerSecond
+from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, Storage
 from limits.errors import StorageError
 from limits.storage import storage_from_string
@@ -37,6 +37,15 @@ class WindowCounter:
 
     async def look(self, allowance: Allowance, who: str) -> Standing:
         return await self._asked(allowance, who, 0)
+
+    async def forget(self, allowance: Allowance, who: str) -> None:
+        key = _key(allowance, who)
+        await self._own.clear(key)
+        if self._shared is not None:
+            try:
+                await self._shared.clear(key)
+            except StorageError as error:
+                self._complain(error)
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -70,11 +79,12 @@ def _shared(url: str, pool: ConnectionPool | None) -> Storage:
 
 
 async def _counted(storage: Storage, allowance: Allowance, who: str, cost: int) -> Standing:
-    key = _item(allowance).key_for(allowance.holder, allowance.resource, who)
+    key = _key(allowance, who)
     used = await (storage.incr(key, allowance.seconds, cost) if cost else storage.get(key))
     left = await storage.get_expiry(key) - time.time()
     return Standing(allowance, used, min(max(math.ceil(left), 1), allowance.seconds))
 
 
-def _item(allowance: Allowance) -> RateLimitItem:
-    return RateLimitItemPerSecond(allowance.amount, allowance.seconds, _NAMESPACE)
+def _key(allowance: Allowance, who: str) -> str:
+    item = RateLimitItemPerSecond(allowance.amount, allowance.seconds, _NAMESPACE)
+    return item.key_for(allowance.holder, allowance.resource, who)

@@ -6,7 +6,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from memory.adapters.sql.tables import audit
+from memory.adapters.sql.statements import is_postgresql, one_of
+from memory.adapters.sql.tables import audit, tenants
 from memory.domain.audit import Entry, Search
 
 _WRITTEN = tuple(column.name for column in audit.c if not column.primary_key)
@@ -19,8 +20,10 @@ class SqlAudit:
         self._db = connection
 
     async def add(self, entries: Sequence[Entry]) -> None:
-        if entries:
-            await self._db.execute(_ADD, [{name: getattr(entry, name) for name in _WRITTEN} for entry in entries])
+        there = await self._standing({entry.tenant_id for entry in entries})
+        values = [{name: getattr(entry, name) for name in _WRITTEN} for entry in entries if entry.tenant_id in there]
+        if values:
+            await self._db.execute(_ADD, values)
 
     async def page(
         self, tenant_id: str, search: Search, *, after: int | None, limit: int, descending: bool
@@ -30,6 +33,15 @@ class SqlAudit:
             query = query.where(audit.c.number < after if descending else audit.c.number > after)
         query = query.order_by(audit.c.number.desc() if descending else audit.c.number).limit(limit)
         return [Entry(**row._mapping) for row in await self._db.execute(query)]
+
+    async def _standing(self, tenant_ids: set[str]) -> set[str]:
+        """Those that nobody begins to purge until this unit of work ends: their entries go with them."""
+        query = sa.select(tenants.c.tenant_id).where(
+            one_of(self._db, tenants.c.tenant_id, tenant_ids), tenants.c.purging.is_(None)
+        )
+        if is_postgresql(self._db):
+            query = query.with_for_update(read=True, key_share=True)
+        return set((await self._db.execute(query)).scalars())
 
     async def forget(self, before: datetime) -> int:
         return (await self._db.execute(audit.delete().where(audit.c.at < before))).rowcount

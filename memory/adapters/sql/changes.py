@@ -6,7 +6,8 @@ follower's place moves only over changes below the oldest running transaction; t
 """
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +26,7 @@ from memory.domain.recall import EVENT_KIND
 from memory.domain.segments import SegmentVector
 from memory.ports.feed import ItemFacts
 
-_THIS_TRANSACTION = sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
+THIS_TRANSACTION = sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
 _OLDEST_RUNNING = sa.select(
     sa.cast(sa.cast(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot()), sa.Text), sa.BigInteger)
 )
@@ -39,12 +40,15 @@ _FACTS_OF_EVENTS = (
     events.c.created_at,
     events.c.content,
 )
-
+_SEGMENT_VECTORS = sa.select(segments.c.item, segments.c.ordinal, segments.c.vector).where(
+    segments.c.vector.is_not(None)
+)
+_SESSIONS_AT_ONCE = 500
 
 # Made once: building a statement costs more than running it, and every append runs one of these.
 _COLUMNS = tuple(field.name for field in fields(NewChange))
 _INSERT = changes.insert().returning(changes.c.xid, changes.c.number)
-_INSERT_POSTGRESQL = _INSERT.values(xid=_THIS_TRANSACTION)
+_INSERT_POSTGRESQL = _INSERT.values(xid=THIS_TRANSACTION)
 
 
 _AFTER = (
@@ -115,36 +119,39 @@ class SqlChanges:
             segments.c.seq.between(first_seq, last_seq),
             segments.c.item % 2 == 0,
         )
-        return [vector for _, vector in await self._vectors(space, condition)]
+        return await self._vectors(space, condition)
 
     async def vectors_of_memory(self, space: str, memory_key: int) -> list[SegmentVector]:
-        found = await self._vectors(space, segments.c.item == memory_item(memory_key))
-        return [vector for _, vector in found]
+        return await self._vectors(space, segments.c.item == memory_item(memory_key))
 
-    async def all_facts(
-        self, tenant_id: str, after_item: ItemId | None, memories_only: bool, limit: int
-    ) -> list[ItemFacts]:
-        if memories_only:
-            of_memories = sa.select(memories).where(memories.c.tenant_id == tenant_id)
-            if after_item is not None:
-                of_memories = of_memories.where(memories.c.memory_key > after_item // 2)
-            found = await self._db.execute(of_memories.order_by(memories.c.memory_key).limit(limit))
-            return [_memory_facts(row) for row in found]
-        of_events = (
-            sa.select(*_FACTS_OF_EVENTS)
-            .join(sessions, sessions.c.session_key == events.c.session_key)
-            .where(sessions.c.tenant_id == tenant_id, ~events.c.redacted)
-        )
-        if after_item is not None:
-            of_events = of_events.where(events.c.event_key > after_item // 2)
-        found = await self._db.execute(of_events.order_by(events.c.event_key).limit(limit))
-        return [_event_facts(row) for row in found]
+    async def items(self, tenant_id: str) -> Sequence[ItemId]:
+        # Not a page at a time by key: SQLite finds a tenant's rows by an index in another order, so that each page
+        # reads and sorts all that there are. Its index of a session's log has the keys; no row is read for them.
+        of_tenant = sa.select(sessions.c.session_key).where(sessions.c.tenant_id == tenant_id)
+        keys = list((await self._db.execute(of_tenant)).scalars())
+        found = array("q")  # eight bytes an item
+        for at in range(0, len(keys), _SESSIONS_AT_ONCE):
+            some = one_of(self._db, events.c.session_key, keys[at : at + _SESSIONS_AT_ONCE])
+            found.extend(map(event_item, (await self._db.execute(sa.select(events.c.event_key).where(some))).scalars()))
+        of_memories = sa.select(memories.c.memory_key).where(memories.c.tenant_id == tenant_id)
+        written = map(memory_item, (await self._db.execute(of_memories)).scalars())
+        return array("q", sorted(found)) + array("q", sorted(written))
 
-    async def all_vectors(
-        self, tenant_id: str, space: str, after_key: int, limit: int
-    ) -> list[tuple[int, SegmentVector]]:
-        condition = sa.and_(segments.c.tenant_id == tenant_id, segments.c.segment_key > after_key)
-        return await self._vectors(space, condition, limit)
+    async def facts_of(self, items: Sequence[ItemId]) -> list[ItemFacts]:
+        keys = [item_key(item) for item in items if not is_memory(item)]
+        of_events = sa.select(*_FACTS_OF_EVENTS).where(one_of(self._db, events.c.event_key, keys), ~events.c.redacted)
+        memory_keys = [item_key(item) for item in items if is_memory(item)]
+        of_memories = sa.select(memories).where(one_of(self._db, memories.c.memory_key, memory_keys))
+        facts: list[ItemFacts] = []
+        if keys:
+            facts += map(_event_facts, await self._db.execute(of_events.order_by(events.c.event_key)))
+        if memory_keys:
+            facts += map(_memory_facts, await self._db.execute(of_memories.order_by(memories.c.memory_key)))
+        return facts
+
+    async def vectors_of(self, space: str, items: Sequence[ItemId]) -> list[SegmentVector]:
+        query = _SEGMENT_VECTORS.where(one_of(self._db, segments.c.item, items), segments.c.space == space)
+        return _vectors(await self._db.execute(query.order_by(segments.c.item, segments.c.ordinal)))
 
     async def metadata_values(
         self, tenant_id: str, session_keys: tuple[int, ...] | None, path: Sequence[str]
@@ -216,17 +223,13 @@ class SqlChanges:
             return None
         return (await self._db.execute(_OLDEST_RUNNING)).scalar_one()
 
-    async def _vectors(
-        self, space: str, condition: sa.ColumnElement[bool], limit: int | None = None
-    ) -> list[tuple[int, SegmentVector]]:
-        query = (
-            sa.select(segments.c.segment_key, segments.c.item, segments.c.ordinal, segments.c.vector)
-            .where(condition, segments.c.space == space, segments.c.vector.is_not(None))
-            .order_by(segments.c.segment_key)
-            .limit(limit)
-        )
-        found = await self._db.execute(query)
-        return [(row.segment_key, SegmentVector(row.item, row.ordinal, row.vector)) for row in found]
+    async def _vectors(self, space: str, condition: sa.ColumnElement[bool]) -> list[SegmentVector]:
+        query = _SEGMENT_VECTORS.where(condition, segments.c.space == space)
+        return _vectors(await self._db.execute(query.order_by(segments.c.segment_key)))
+
+
+def _vectors(found: Iterable[rows.Row]) -> list[SegmentVector]:
+    return [SegmentVector(row.item, row.ordinal, row.vector) for row in found]
 
 
 def _inside(value: Any, path: Sequence[str]) -> list[Any]:

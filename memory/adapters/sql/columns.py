@@ -1,4 +1,4 @@
-"""Which types and shapes of columns do all tables share, on SQLite and PostgreSQL alike?"""
+"""Which types and shapes of columns do all tables share, on SQLite and PostgreSQL alike? And where are they listed?"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,6 +7,16 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
 
 
 class Instant(sa.types.TypeDecorator[datetime]):

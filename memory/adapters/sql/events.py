@@ -58,9 +58,10 @@ class SqlEvents:
         stretches = lineage.between(after_seq, before_seq)
         return [rows.event(row) for row in await self._along(query, stretches, limit=limit, descending=descending)]
 
-    async def redact(self, event: Event) -> None:
+    async def redact(self, *going: Event) -> None:
         nothing: dict[str, Any] = {"content": "", "name": None, "metadata": {}, "redacted": True}
-        await self._db.execute(events.update().where(events.c.event_key == event.event_key).values(nothing))
+        these = one_of(self._db, events.c.event_key, [event.event_key for event in going])
+        await self._db.execute(events.update().where(these).values(nothing))
 
     async def shared_from(
         self, lineage: Lineage, token_start: int, *, below: int | None = None, limit: int

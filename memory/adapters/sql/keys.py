@@ -1,6 +1,5 @@
-"""Tenants and their keys."""
+"""The keys of tenants."""
 
-import secrets
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -8,8 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from memory.adapters.sql import rows
-from memory.adapters.sql.statements import upsert
-from memory.adapters.sql.tables import keys, tenants
+from memory.adapters.sql.tables import keys
 from memory.domain.principals import Key
 
 _USED = (
@@ -20,28 +18,6 @@ _USED = (
     )
     .values(last_used_at=sa.bindparam("moment"))
 )
-
-
-class SqlTenants:
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._db = connection
-
-    async def secret(self, tenant_id: str, now: datetime) -> bytes:
-        found = await self._secret(tenant_id)
-        if found is None:
-            new = {"tenant_id": tenant_id, "secret": secrets.token_bytes(32), "created_at": now}
-            await self._db.execute(upsert(self._db, tenants).values(new).on_conflict_do_nothing())
-            found = await self._secret(tenant_id)
-        assert found is not None
-        return found
-
-    async def ids(self) -> list[str]:
-        result = await self._db.execute(sa.select(tenants.c.tenant_id).order_by(tenants.c.tenant_id))
-        return list(result.scalars())
-
-    async def _secret(self, tenant_id: str) -> bytes | None:
-        query = sa.select(tenants.c.secret).where(tenants.c.tenant_id == tenant_id)
-        return (await self._db.execute(query)).scalar_one_or_none()
 
 
 class SqlKeys:

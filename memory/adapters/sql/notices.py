@@ -1,4 +1,4 @@
-"""How do the processes of one PostgreSQL tell each other that a log has grown? LISTEN and NOTIFY, on one connection.
+"""How do the processes of one PostgreSQL tell each other that a log has changed? LISTEN and NOTIFY, on one connection.
 
 Told after the commit and not within it: a transaction that notifies takes a lock of the whole database when it commits
 (`PreCommit_Notify` in PostgreSQL's async.c), and appends would queue for it.
@@ -52,8 +52,8 @@ class PostgresNotices:
     def connected(self) -> bool:
         return self._connected
 
-    def grown(self, session_keys: Collection[int]) -> None:
-        self._local.grown(session_keys)
+    def changed(self, session_keys: Collection[int]) -> None:
+        self._local.changed(session_keys)
         if self._connected:  # else nothing is kept: whoever follows a log looks by itself
             self._untold.update(session_keys)
             self._stirred.set()
@@ -80,7 +80,7 @@ class PostgresNotices:
             await driver.add_listener(CHANNEL, self._heard)
             try:
                 self._connected = True
-                self._local.grown_perhaps()  # something may have been missed
+                self._local.changed_perhaps()  # something may have been missed
                 while not driver.is_closed():
                     await self._stirred.wait()
                     self._stirred.clear()
@@ -98,7 +98,7 @@ class PostgresNotices:
         with contextlib.suppress(ValueError):
             keys = json.loads(payload)
             if isinstance(keys, list):
-                self._local.grown([key for key in keys if isinstance(key, int)])
+                self._local.changed([key for key in keys if isinstance(key, int)])
 
     def _lost(self, _connection: Any) -> None:
         self._connected = False

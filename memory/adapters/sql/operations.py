@@ -223,3 +223,6 @@ class SqlOperations:
     async def forget(self, finished_before: datetime) -> int:
         statement = operations.delete().where(operations.c.finished_at < finished_before)
         return (await self._db.execute(statement)).rowcount
+
+    async def remove(self, operation_id: str) -> None:
+        await self._db.execute(operations.delete().where(operations.c.operation_id == operation_id))

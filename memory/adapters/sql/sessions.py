@@ -205,9 +205,9 @@ class SqlSessions:
         first = await along(self._db, query, stretches, events.c.session_key, events.c.seq, limit=1)
         return first[0].token_start if first else None
 
-    async def redacted(self, session_key: int) -> None:
-        one_more = {"redactions": sessions.c.redactions + 1, "semantic_version": sessions.c.semantic_version + 1}
-        await self._db.execute(sessions.update().where(sessions.c.session_key == session_key).values(one_more))
+    async def redacted(self, session_key: int, count: int = 1) -> None:
+        more = {"redactions": sessions.c.redactions + count, "semantic_version": sessions.c.semantic_version + 1}
+        await self._db.execute(sessions.update().where(sessions.c.session_key == session_key).values(more))
 
     async def all_redactions(self, tenant_id: str) -> int:
         total = sa.func.coalesce(sa.func.sum(sessions.c.redactions), 0)

@@ -20,7 +20,8 @@ class SqlSpaces:
         self._db = connection
 
     async def all(self) -> dict[str, str | None]:
-        found = await self._db.execute(sa.select(tenants.c.tenant_id, tenants.c.space))
+        query = sa.select(tenants.c.tenant_id, tenants.c.space).where(tenants.c.purging.is_(None))
+        found = await self._db.execute(query)
         return {row.tenant_id: row.space for row in found}
 
     async def of(self, tenant_id: str, *, held: bool = False) -> str | None:
@@ -46,12 +47,16 @@ class SqlSpaces:
         return {row.space: row.embedder for row in await self._db.execute(sa.select(spaces))}
 
     async def unfilled(self, tenant_id: str, space: str, after_key: int, limit: int) -> list[Unfilled]:
+        if not await self.others(tenant_id, space):  # nearly always, and then all segments would be read for nothing
+            return []
         columns = (segments.c[name] for name in ("segment_key", "item", "session_key", "seq", "turn", "audience"))
         query = sa.select(*columns).where(_unfilled(tenant_id, space), segments.c.segment_key > after_key)
         found = await self._db.execute(query.order_by(segments.c.segment_key).limit(limit))
         return [Unfilled(**row._mapping) for row in found]
 
     async def count_unfilled(self, tenant_id: str, space: str) -> int:
+        if not await self.others(tenant_id, space):
+            return 0
         query = sa.select(sa.func.count(sa.distinct(segments.c.item))).where(_unfilled(tenant_id, space))
         return (await self._db.execute(query)).scalar_one()
 

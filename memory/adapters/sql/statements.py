@@ -30,6 +30,17 @@ def one_of(connection: AsyncConnection, column: sa.Column[Any], values: Iterable
     return column.in_(sa.select(each.c.value))
 
 
+def unindexed(connection: AsyncConnection, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """The column, in a condition that SQLite shall use no index for.
+
+    Without statistics it takes a tenant's index for selective, even where one tenant has all: to count 400,000 rows
+    by it took 23 seconds, since each is looked up elsewhere in the file. PostgreSQL has statistics.
+    """
+    return (
+        column if is_postgresql(connection) else sa.literal_column(f"+{column.table.name}.{column.name}", column.type)
+    )
+
+
 class Lookup:
     """`query` where `column` has one of many values, made once: building a statement costs more than running it."""
 

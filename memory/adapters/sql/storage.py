@@ -8,7 +8,7 @@ import functools
 import json
 import math
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
-from memory.adapters.sql import sqlite_driver
+from memory.adapters.sql import sqlite_driver, traces
 from memory.adapters.sql.agents import SqlAgents
 from memory.adapters.sql.audit import SqlAudit
 from memory.adapters.sql.changes import SqlChanges
@@ -25,21 +25,26 @@ from memory.adapters.sql.clusters import SqlClusters
 from memory.adapters.sql.codebooks import SqlCodebooks
 from memory.adapters.sql.events import SqlEvents
 from memory.adapters.sql.failures import translated
-from memory.adapters.sql.keys import SqlKeys, SqlTenants
+from memory.adapters.sql.keys import SqlKeys
 from memory.adapters.sql.leftovers import Leftovers
 from memory.adapters.sql.memories import SqlMemories
 from memory.adapters.sql.migrate import newest, upgrade
 from memory.adapters.sql.moves import SqlMoves
 from memory.adapters.sql.operations import SqlOperations
+from memory.adapters.sql.private import SqlPrivate
+from memory.adapters.sql.receipts import SqlReceipts
 from memory.adapters.sql.segments import SqlSegments
 from memory.adapters.sql.sessions import SqlSessions
 from memory.adapters.sql.settings import DatabaseSettings
 from memory.adapters.sql.spaces import SqlSpaces
 from memory.adapters.sql.summaries import SqlSummaries
+from memory.adapters.sql.tenants import SqlTenants
 from memory.adapters.sql.turns import SqlTurns
 from memory.adapters.sql.versions import SqlVersions
 from memory.adapters.sql.writer_queue import WriterQueue
 from memory.domain.changes import Position
+from memory.domain.receipts import SignedReceipt
+from memory.domain.traces import Look, Marks
 
 _WAL_TRIES = 100
 _WAL_PAUSE = 0.05
@@ -68,6 +73,8 @@ class SqlUnitOfWork:
         self.turns = SqlTurns(connection)
         self.moves = SqlMoves(connection)
         self.audit = SqlAudit(connection)
+        self.private = SqlPrivate(connection)
+        self.receipts = SqlReceipts(connection)
 
 
 class SqlStorage:
@@ -134,6 +141,16 @@ class SqlStorage:
         with translated():
             async with self._engine.connect() as connection:
                 return int((await connection.execute(sa.text(query))).scalar_one())
+
+    async def traces(self, wanted: Sequence[Marks]) -> list[Look]:
+        """Of texts, table by table."""
+        with translated():
+            return await traces.looks(self._engine, wanted)
+
+    async def left_of(self, receipt: SignedReceipt) -> list[Look]:
+        """Rows of what a receipt says is gone."""
+        with translated():
+            return await traces.left_of(self._engine, receipt)
 
     async def close(self) -> None:
         if self._writers is not None:

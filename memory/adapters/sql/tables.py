@@ -2,17 +2,10 @@
 
 import sqlalchemy as sa
 
-from memory.adapters.sql.columns import Id, Instant, Json, Key, few, key, session_key
+from memory.adapters.sql.columns import Id, Instant, Json, Key, few, key, metadata, session_key
+from memory.adapters.sql.records import audit, receipts
 
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+__all__ = ["audit", "metadata", "receipts"]  # beside those that are made here
 
 tenants = sa.Table(
     "tenants",
@@ -21,6 +14,7 @@ tenants = sa.Table(
     sa.Column("secret", sa.LargeBinary, nullable=False, comment="keys the HMACs of this tenant's texts"),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("space", sa.String(128), comment="that it is served in; null until something was embedded"),
+    sa.Column("purging", Id, comment="the operation that takes it away: until it is done nobody comes in"),
 )
 
 spaces = sa.Table(
@@ -118,6 +112,7 @@ events = sa.Table(
     sa.UniqueConstraint("session_key", "seq"),
     sa.UniqueConstraint("session_key", "event_id"),
     sa.Index("ix_events_session_key_token_start", "session_key", "token_start"),
+    few("ix_events_private", "agent_id", "session_key", where="visibility = 'private'"),
     sqlite_autoincrement=True,
 )
 
@@ -363,24 +358,6 @@ changes = sa.Table(
     sa.Index("ix_changes_tenant_id_xid_number", "tenant_id", "xid", "number"),
     sa.Index("ix_changes_xid_number", "xid", "number"),
     sqlite_autoincrement=True,
-)
-
-audit = sa.Table(
-    "audit",
-    metadata,
-    key("number"),
-    sa.Column("tenant_id", Id, nullable=False),
-    sa.Column("at", Instant, nullable=False, index=True),
-    sa.Column("caller", sa.String(160), comment="a key_id, or whom a token names"),
-    sa.Column("agent_id", Id),
-    sa.Column("action", sa.String(64), nullable=False),
-    sa.Column("session_id", Id),
-    sa.Column("subject", Id),
-    sa.Column("status", sa.Integer, nullable=False),
-    sa.Column("request_id", Id),
-    sa.Index("ix_audit_tenant_id_number", "tenant_id", "number"),
-    sa.Index("ix_audit_tenant_id_session_id_number", "tenant_id", "session_id", "number"),
-    sqlite_autoincrement=True,  # a trigger refuses changes of a row: see its migration
 )
 
 followers = sa.Table(

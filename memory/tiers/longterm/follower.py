@@ -1,17 +1,19 @@
 """What do changes of the feed mean for a tenant's index? Reads the rows that they name."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from memory.domain.changes import Change, ChangeKind, Position
-from memory.domain.ids import ItemId, is_memory, item_key, memory_item
+from memory.domain.ids import ItemId, memory_item
 from memory.domain.segments import SegmentVector
 from memory.ports.feed import ItemFacts
 from memory.ports.storage import Storage, UnitOfWork
 from memory.tiers.longterm.tenant_index import Batch, TenantIndex
 
 PAGE = 2_000
+_ITEMS_WITH_VECTORS = 500
+"""A page: a long text has some hundred vectors."""
 
 
 @dataclass(slots=True)
@@ -52,35 +54,26 @@ async def follow(
 
 async def all_facts(storage: Storage, tenant_id: str) -> AsyncIterator[list[ItemFacts]]:
     """Everything of a tenant, a page at a time."""
-    for memories_only in (False, True):
-        last: ItemId | None = None
-        while True:
-            async with storage.read() as tx:
-                facts = await tx.changes.all_facts(tenant_id, last, memories_only, PAGE)
-            if not facts:
-                break
-            yield facts
-            last = facts[-1].item
-
-
-async def all_vectors(
-    storage: Storage, tenant_id: str, space: str, index: TenantIndex
-) -> AsyncIterator[list[SegmentVector]]:
-    """Every vector of a tenant, a page at a time, but those of one item together. The caller applies each page."""
-    async for page in vector_pages(storage, tenant_id, space):
+    for items in await _pages(storage, tenant_id, PAGE):
         async with storage.read() as tx:
-            yield await _whole(tx, space, index, page)
+            facts = await tx.changes.facts_of(items)
+        if facts:
+            yield facts
 
 
 async def vector_pages(storage: Storage, tenant_id: str, space: str) -> AsyncIterator[list[SegmentVector]]:
-    after = 0
-    while True:
+    """Every vector of a tenant, a page at a time, those of one item together."""
+    for items in await _pages(storage, tenant_id, _ITEMS_WITH_VECTORS):
         async with storage.read() as tx:
-            page = await tx.changes.all_vectors(tenant_id, space, after, PAGE)
-        if not page:
-            return
-        yield [vector for _, vector in page]
-        after = page[-1][0]
+            vectors = await tx.changes.vectors_of(space, items)
+        if vectors:
+            yield vectors
+
+
+async def _pages(storage: Storage, tenant_id: str, size: int) -> Iterator[Sequence[ItemId]]:
+    async with storage.read() as tx:
+        items = await tx.changes.items(tenant_id)
+    return (items[at : at + size] for at in range(0, len(items), size))
 
 
 async def count(storage: Storage, tenant_id: str) -> int:
@@ -113,19 +106,6 @@ async def _read_changes(
     return found, batch
 
 
-async def _whole(tx: UnitOfWork, space: str, index: TenantIndex, page: Sequence[SegmentVector]) -> list[SegmentVector]:
-    """The page, with all vectors of the items that an earlier page began: an index takes an item's vectors together."""
-    begun = {vector.item for vector in page if index.has_vectors(vector.item)}
-    found = [vector for vector in page if vector.item not in begun]
-    for item in begun:
-        if is_memory(item):
-            found += await tx.changes.vectors_of_memory(space, item_key(item))
-        else:
-            session, seq = index.place_of(item)
-            found += await tx.changes.vectors_of_events(space, session, seq, seq)
-    return found
-
-
 async def _read(tx: UnitOfWork, change: Change, space: str, index: TenantIndex, batch: Batch) -> None:
     key, first, last = change.session_key, change.first_seq, change.last_seq
     match change.kind:
@@ -144,5 +124,7 @@ async def _read(tx: UnitOfWork, change: Change, space: str, index: TenantIndex, 
                 batch.vectors += await tx.changes.vectors_of_memory(space, change.memory_key)
         case ChangeKind.REDACTED if key is not None:
             batch.gone += await tx.changes.redacted_items(key, first, last)
+        case ChangeKind.TENANT_PURGED:
+            batch.gone += index.all_items()  # the process drops the whole index as soon as it hears of it
         case ChangeKind.SESSION_PURGED if key is not None:
             batch.gone += index.items_of_session(key)

@@ -56,6 +56,8 @@ class OpenTenant:
         """Held by whoever brings the index up to date."""
         self.last_used = time.monotonic()
         self.users = 0
+        self.unused = asyncio.Event()
+        self.unused.set()
         self.rebuilding = asyncio.Lock()
         """Held by whoever builds another index, which is to take the place of this one."""
         self.spared: Path | None = None
@@ -68,6 +70,7 @@ class OpenTenant:
         self._words = asyncio.Lock()
         """Held by whoever writes files of the words."""
         self._saving = asyncio.Lock()
+        self._dropped = False
 
     @property
     def tenant_id(self) -> str:
@@ -117,6 +120,8 @@ class OpenTenant:
 
     async def upkeep(self) -> None:
         """Writes to disk what has waited long enough, and erases what was purged."""
+        if self._dropped:
+            return
         async with self._erasing:  # who comes while another erases leaves when that is done
             if self._unerased:
                 await self.erase()
@@ -130,6 +135,8 @@ class OpenTenant:
 
     async def tend(self) -> bool:
         """Does one thing that keeps the index fast at its size, while it serves. False: there is nothing to do."""
+        if self._dropped:
+            return False
         async with self.lock.reading():
             index = self.index
             work = await in_thread(index.upkeep)
@@ -145,7 +152,7 @@ class OpenTenant:
 
     async def save(self) -> None:
         """Everything that is in memory is on disk when this returns."""
-        if self.index.unsaved:
+        if self.index.unsaved and not self._dropped:
             await self._save_words()
             await self.save_vectors()
 
@@ -179,6 +186,12 @@ class OpenTenant:
             finally:
                 await in_thread(rewriting.cancel)
         self.index.unsaved += 1
+
+    async def drop(self) -> None:
+        """Nobody uses it any more, and its files are about to go: nothing is written from now on."""
+        self._dropped = True
+        async with self.lock.writing():
+            self.index.lexical.close()
 
     async def close(self) -> None:
         await self.save()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from memory.domain.changes import ChangeKind, Position
 from memory.domain.errors import IndexDamaged
 from memory.ports.indexes import LexicalDocument, LexicalIndex
 from memory.tiers.longterm import follower, snapshot
@@ -40,6 +41,7 @@ async def open_tenant(home: Home, report: Report, building: Building) -> OpenTen
     await asyncio.to_thread(home.folder.mkdir, 0o700, True, True)
     try:
         tenant = await asyncio.to_thread(_load, home)
+        await _check_history(home, tenant.followed.position)
     except IndexDamaged as damage:
         if await asyncio.to_thread(lambda: any(home.folder.iterdir())):  # an empty folder is that of a new tenant
             report(home.tenant_id, damage.detail)
@@ -64,7 +66,7 @@ async def build_index(
         await asyncio.to_thread(put, [document(one) for one in facts])
         await told(done := done + len(facts))
     mapped = 0
-    async for vectors in follower.all_vectors(home.storage, home.tenant_id, home.space, index):
+    async for vectors in follower.vector_pages(home.storage, home.tenant_id, home.space):
         await follower.apply_beside(index, Batch(vectors=vectors))
         if len(index.vectors) - mapped >= _MAP_EVERY:
             mapped = len(index.vectors)
@@ -80,6 +82,18 @@ def clear(home: Home) -> None:
     with suppress(FileNotFoundError):
         shutil.rmtree(home.folder)
     home.folder.mkdir(mode=0o700, parents=True)
+
+
+async def _check_history(home: Home, position: Position) -> None:
+    """Whether what was followed up to there is in this database. Raises IndexDamaged after a restore from a backup.
+
+    A restored feed begins with a mark; where it was restored into another server its places may all be before ours.
+    """
+    async with home.storage.read() as tx:
+        following = await tx.changes.after(position, tenant_id=home.tenant_id, limit=1)
+        head = await tx.changes.head()
+    if position > head or any(change.kind is ChangeKind.RESTORED for change in following):
+        raise IndexDamaged("the database was restored from a backup since the index was saved")
 
 
 async def _build(home: Home, building: Building) -> OpenTenant:

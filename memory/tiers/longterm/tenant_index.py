@@ -81,19 +81,13 @@ class TenantIndex:
         self._add_vectors(batch.vectors)
         self.unsaved += len(batch.facts) + len(batch.vectors) + len(batch.gone)
 
-    def has_vectors(self, item: ItemId) -> bool:
-        row = self.catalogue.row(item)
-        return row is not None and bool(self.catalogue.column("vectors")[row])
-
     def items_of_session(self, session_key: int) -> list[ItemId]:
         """The words are asked as well: when a process ended between two saves, they may be ahead of the catalogue."""
         return sorted({*self.catalogue.items_of_session(session_key), *self.lexical.of_session(session_key)})
 
-    def place_of(self, item: ItemId) -> tuple[int, int]:
-        """The session_key and seq of a known event."""
-        row = self.catalogue.row(item)
-        assert row is not None
-        return int(self.catalogue.column("session")[row]), int(self.catalogue.column("seq")[row])
+    def all_items(self) -> list[ItemId]:
+        alive = self.catalogue.column("alive")
+        return [int(item) for item in self.catalogue.column("item")[alive]]
 
     def without_vectors(self, question: Question, limit: int) -> list[ItemId]:
         """Those of the `limit` newest visible items that have no vector yet.

@@ -44,10 +44,13 @@ class Tenants:
     async def holding(self, tenant: OpenTenant) -> AsyncIterator[None]:
         """It stays open inside the block, and counts as idle nevertheless."""
         tenant.users += 1
+        tenant.unused.clear()
         try:
             yield
         finally:
             tenant.users -= 1
+            if not tenant.users:
+                tenant.unused.set()
 
     async def close_surplus(self) -> int:
         """Closes those that were idle longest, beyond the number that may stay; how many."""
@@ -65,9 +68,21 @@ class Tenants:
         """Removes the files of a tenant that is not open. Waits for one that is being opened."""
         async with self._lock(tenant_id):
             if tenant_id not in self._open:
-                home = self._home(tenant_id)
-                await asyncio.to_thread(clear, home)
-                await asyncio.to_thread(shutil.rmtree, home.folder)
+                await self._clear(tenant_id)
+
+    async def drop(self, tenant_id: str) -> None:
+        """Nothing of the tenant is left in memory or on disk. Waits for who uses it or is opening it."""
+        async with self._lock(tenant_id):
+            tenant = self._open.pop(tenant_id, None)
+            if tenant is not None:
+                await tenant.unused.wait()
+                await tenant.drop()
+            await self._clear(tenant_id)
+
+    async def _clear(self, tenant_id: str) -> None:
+        home = self._home(tenant_id)
+        await asyncio.to_thread(clear, home)
+        await asyncio.to_thread(shutil.rmtree, home.folder)
 
     async def close(self) -> None:
         for task, _ in list(self._coming.values()):

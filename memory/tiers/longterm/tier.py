@@ -43,7 +43,7 @@ _HEARTBEAT = 5.0
 _PATIENCE = 2.0
 """Seconds that a purge waits for the files to be clean before it is confirmed later."""
 _TRY_AGAIN = 60.0
-_GONE = (ChangeKind.SESSION_PURGED, ChangeKind.REDACTED)
+_GONE = (ChangeKind.TENANT_PURGED, ChangeKind.SESSION_PURGED, ChangeKind.REDACTED)
 _REMOVALS = (*_GONE, ChangeKind.MEMORY)
 
 
@@ -203,9 +203,12 @@ class LongTermTier:
             await tenant.add_vectors(vectors if tenant.home.space == space else [], edits)
 
     async def _erased(self, tenant_id: str) -> None:
-        async with self._tenants.using(tenant_id) as tenant:
-            await tenant.catch_up()
-            await tenant.upkeep()
+        async with self._storage.read() as tx:
+            found = await tx.tenants.get(tenant_id)
+        if found is not None and found.purging is None:  # of one that is going as a whole nothing is opened
+            async with self._tenants.using(tenant_id) as tenant:
+                await tenant.catch_up()
+                await tenant.upkeep()
         await self._follow()
         await self._acknowledge()
 
@@ -287,7 +290,11 @@ class LongTermTier:
                 changes = await tx.changes.after(self._position, limit=PAGE)
             self._moving |= {change.tenant_id for change in changes if change.kind is ChangeKind.SPACE}
             for tenant_id in {change.tenant_id for change in changes}:
-                if any(change.tenant_id == tenant_id and change.kind in _REMOVALS for change in changes):
+                of_it = [change for change in changes if change.tenant_id == tenant_id]
+                if any(c.kind is ChangeKind.TENANT_PURGED and c.position not in self._told for c in of_it):
+                    await self._tenants.drop(tenant_id)
+                    self._moving.discard(tenant_id)
+                if any(change.kind in _REMOVALS for change in of_it):
                     removed = True
                     await self._tenants.clear_closed(tenant_id)
                 if self._tenants.is_open(tenant_id):

@@ -60,7 +60,7 @@ class Runtime:
     def stats(self) -> dict[str, Any]:
         return {"computed_tokens": 3}
 
-    def forget(self, namespaces: frozenset[bytes]) -> Any:
+    def forget(self, namespaces: frozenset[bytes], tenant: str | None = None) -> Any:
         from concurrent.futures import Future
 
         self.forgotten.append(namespaces)

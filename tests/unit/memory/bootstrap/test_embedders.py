@@ -18,12 +18,13 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-async def opened(storage, tmp_path):
+async def opened(storage, folders, tmp_path):
     """Loads as a process does that starts with this model; a tenant is served in the first one's space."""
+    options = {"data_dir": tmp_path, "models_dir": folders[0].parent / "exports", "embedder_precision": "float32"}
     async with AsyncExitStack() as stack:
 
         async def start(folder):
-            settings = Settings(_env_file=None, data_dir=tmp_path, embedder=str(folder), embedder_precision="float32")
+            settings = Settings(_env_file=None, embedder=str(folder), **options)
             models = await embedders.configured(stack, settings, Traffic(), storage, SystemClock())
             async with storage.write() as tx:
                 await tx.tenants.secret(TENANT, NOW)

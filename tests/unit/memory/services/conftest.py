@@ -1,5 +1,6 @@
 """A real container over SQLite in a folder of its own, with quick stand-ins for the models; jobs are run by hand."""
 
+import shutil
 from dataclasses import dataclass
 
 import pytest
@@ -24,7 +25,8 @@ def models():
 
 
 @pytest.fixture
-def settings(tmp_path):
+def settings(tmp_path, _migrated_sqlite):
+    shutil.copy(_migrated_sqlite, tmp_path / "stratamem.db")  # else a third of a test is the schema's history
     return Settings(_env_file=None, data_dir=tmp_path)
 
 

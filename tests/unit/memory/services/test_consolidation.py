@@ -143,7 +143,7 @@ async def test_a_session_that_is_purged_while_it_is_embedded_leaves_nothing(cont
 
     monkeypatch.setattr(models.embedder, "embed", purge_meanwhile)
     await container.consolidation.embed(operation_id)
-    assert await counts(container) == {"segments": 0, "pending": 0, "held": 0, "bytes": 0}
+    assert await counts(container) == {"segments": 0, "pending": 0, "held": 0}
 
 
 async def test_the_semantic_tier_holds_no_more_than_its_turns_worth(container):

@@ -72,9 +72,9 @@ async def test_another_tenants_session_and_another_agents_memory_cannot_be_purge
 
 async def test_a_follower_that_has_not_confirmed_makes_the_purge_an_operation(container, monkeypatch):
     from memory.domain.changes import Position
-    from memory.services import forgetting
+    from memory.services import erasure
 
-    monkeypatch.setattr(forgetting, "_PATIENCE", 0.2)
+    monkeypatch.setattr(erasure, "_PATIENCE", 0.2)
     await say(container, "s", "a secret word")
     async with container.storage.write() as tx:
         await tx.changes.follow("slow", Position(), container.clock.now())

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from memory.domain.agents import AgentRole
 from memory.domain.errors import (
     Forbidden,
     GeneratorUnavailable,
@@ -12,7 +13,7 @@ from memory.domain.errors import (
     UnknownModel,
 )
 from memory.domain.events import EventVisibility
-from memory.domain.generation import ChatMessage, Delta, Finished, Sampling, TurnRequest
+from memory.domain.generation import WHOLE_TENANT, ChatMessage, Delta, Finished, Sampling, TurnRequest
 from memory.domain.memories import MemoryKind, MemoryVisibility, NewMemory
 from memory.domain.principals import KeyScope
 from memory.services.generation import Generation
@@ -65,6 +66,21 @@ async def test_without_a_session_only_the_messages_count_and_nothing_is_kept(con
     turn, text = await ask(generation, request(*said("hello"), key=None))
     assert (text, contents(model), turn.session_tokens) == ("Of course I do. ", ["hello"], 0)
     assert await container.sessions.page(ME, after_key=None, limit=9) == []
+
+
+async def test_a_closed_session_shares_its_kv_with_its_forks_and_with_nobody_else(container, generation, model):
+    for key in ("s", "other"):
+        await ask(generation, request(*said("hello"), key=key))
+    assert {prompt.share_group for prompt in model.prompts} == {WHOLE_TENANT}
+    for key in ("s", "other"):
+        await container.agents.put(ME, key, "me", AgentRole.OWNER)
+    me = ME.acting_as("me")
+    await container.sessions.fork(me, "s", "fork", None)
+    for key in ("s", "fork", "other"):
+        await ask(generation, request(*said("hello"), key=key), by=me)
+    own, of_fork, others = (prompt.share_group for prompt in model.prompts[-3:])
+    assert own == of_fork
+    assert len({own, others, WHOLE_TENANT}) == 3
 
 
 async def test_a_turn_is_kept_whole_and_the_next_one_begins_with_it(container, generation, model):

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
+from memory.adapters.jobs.recording import RecordingQueue
 from memory.adapters.notices import LocalNotices
 from memory.adapters.sql.storage import SqlStorage
+from memory.domain.agents import AgentRole
 from memory.domain.errors import NotFound, SequenceConflict, StorageUnavailable, TooManyStreams
 from memory.domain.events import Event, EventVisibility
 from memory.domain.principals import Principal
 from memory.services import streams as module
+from memory.services.agents import Agents
 from memory.services.streams import Reader, Streams
-from tests.services import TENANT, Database, add_events, add_session
+from memory.testing import SettableClock
+from tests.services import TENANT, Database, add_events, add_session, forgetting
 
 ME = Principal(TENANT)
 ANN, BOB = Principal(TENANT, agent_id="ann"), Principal(TENANT, agent_id="bob")
@@ -36,7 +40,7 @@ class House:
                 self.session = await add_session(tx)
             await add_events(tx, self.session, *contents, **fields)
         if tell:
-            self.notices.grown([self.session.session_key])
+            self.notices.changed([self.session.session_key])
 
     async def follow(self, who: Principal = ME, after: int | None = 0) -> Reader:
         return await self.stack.enter_async_context(self.streams.reader(who, "s", after))
@@ -145,10 +149,37 @@ async def test_a_purge_ends_the_stream(house: House):
     reader = await house.follow(after=1)
     async with house.storage.write() as tx:
         await tx.sessions.purge(house.session.session_key)
-    house.notices.grown([house.session.session_key])
+    house.notices.changed([house.session.session_key])
     assert await reader.next(5) is None
     with pytest.raises(NotFound):
         await house.follow()
+
+
+async def test_who_may_read_no_more_is_told_at_once(house: House, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_LOOK_EVERY", 60.0)  # nobody looks without a notice
+    clock = SettableClock()
+    agents = Agents(house.storage, clock, house.notices)
+    await house.say("0")
+    ann, bob = await house.follow(ANN, after=1), await house.follow(BOB, after=1)
+    waiting = [asyncio.create_task(reader.next(30)) for reader in (ann, bob)]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(5):
+        await agents.put(Principal(TENANT), "s", "bob", AgentRole.OWNER)  # the session is closed to ann
+        assert await waiting[0] is None
+        await agents.put(Principal(TENANT), "s", "cyd", AgentRole.OWNER)
+        await agents.remove(Principal(TENANT), "s", "bob")
+        assert await waiting[1] is None
+
+
+async def test_a_purge_wakes_who_follows(house: House, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_LOOK_EVERY", 60.0)
+    await house.say("0")
+    waiting = asyncio.create_task((await house.follow(after=1)).next(30))
+    await asyncio.sleep(0.1)
+    _, service = forgetting(house.storage, RecordingQueue(), SettableClock(), notices=house.notices)
+    await service.purge_session(ME, "s")
+    async with asyncio.timeout(5):
+        assert await waiting is None
 
 
 async def test_a_process_that_stops_ends_its_streams_and_begins_none(house: House):

@@ -49,3 +49,21 @@ def test_a_request_that_failed_is_over_too(traffic):
         raise ZeroDivisionError
     time.sleep(0.05)
     assert seconds_to_give_way(traffic) < 0.01
+
+
+def test_of_several_that_wait_out_a_load_only_one_goes_on_in_each_patience(traffic):
+    passed = []
+
+    def work():
+        traffic.give_way()
+        passed.append(time.monotonic())
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    with traffic.request():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10 * PATIENCE)
+    assert len(passed) == 3
+    first, second, third = sorted(passed)
+    assert min(second - first, third - second) > 0.9 * PATIENCE

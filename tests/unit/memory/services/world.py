@@ -11,7 +11,6 @@ from memory.ports.storage import Storage
 from memory.services.clusters import Clusters
 from memory.services.consolidation import Consolidation
 from memory.services.duplicates import Duplicates
-from memory.services.forgetting import Forgetting
 from memory.services.history import History
 from memory.services.memories import Memories
 from memory.services.policies import Policies
@@ -22,6 +21,7 @@ from memory.services.usage import Usage
 from memory.testing import SettableClock, WordHashEmbedder, WordTokenizer
 from memory.tiers.semantic.settings import SemanticSettings
 from memory.tiers.semantic.tier import SemanticTier
+from tests.services import forgetting
 
 ME = Principal("acme", agent_id="ann")
 LEASE = timedelta(minutes=1)
@@ -52,11 +52,11 @@ class World:
         self.usage = Usage(self.storage, self.clock)
         self.memories = Memories(self.storage, tokenizer, self.jobs, secrets, self.clock, self.usage)
         self.history = History(self.storage, tokenizer, self.jobs, secrets, self.clock)
-        self.forgetting = Forgetting(storage=self.storage, tiers=(), jobs=self.jobs, clock=self.clock, lease=LEASE)
+        self.erasure, self.forgetting = forgetting(self.storage, self.jobs, self.clock, lease=LEASE)
         self.policies = Policies(
             storage=self.storage,
             spaces=self.spaces,
-            forgetting=self.forgetting,
+            erasure=self.erasure,
             usage=self.usage,
             jobs=self.jobs,
             clock=self.clock,

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_runtime.embedders.embedder import Precision, SentenceEmbedder, batches, load
+from model_runtime.embedders.embedder import SentenceEmbedder, batches, load
 from model_runtime.embedders.folder import UnusableModel, find
+from model_runtime.embedders.precision import Precision
 
 TEXTS = ["one short query", "Some longer text about the deployment on Friday. " * 8, "", "漢字 and café", "x" * 3_000]
 

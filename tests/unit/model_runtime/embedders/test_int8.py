@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from model_runtime.embedders import int8
-from model_runtime.embedders.embedder import Precision, SentenceEmbedder, load
+from model_runtime.embedders.embedder import SentenceEmbedder, load
 from model_runtime.embedders.folder import ModelFolder, UnusableModel, find
+from model_runtime.embedders.precision import Precision
 
 TEXTS = ["one short query", "Some longer text about the deployment on Friday. " * 8, "", "漢字 and café", "x" * 3_000]
 
@@ -68,7 +69,8 @@ def test_threads_share_one_model_and_get_their_own_vectors(minilm: SentenceEmbed
 
 def test_what_was_made_once_is_loaded_without_torch(exports: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from model_runtime.embedders.embedder import Precision, load\n"
+        "import sys; from pathlib import Path; from model_runtime.embedders.embedder import load\n"
+        "from model_runtime.embedders.precision import Precision\n"
         "print(load('minilm', Precision.INT8, Path(sys.argv[1])).embed(['a text']).shape)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

@@ -1,6 +1,7 @@
 """Whose KV is it: manifests, pins, shares, prefetch, suspend, drop and work ahead, over the hand-wired model."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,6 +283,20 @@ def test_a_purge_leaves_no_token_in_any_file(started, tmp_path):
     assert [path for part in (tokens[:8], tokens[-8:]) for path in files_with(tmp_path, part)] == []
     assert described(runtime).session is None
     assert in_engine(runtime, lambda: len(runtime.sessions)) == 0
+
+
+def test_a_purge_after_a_restart_takes_salts_that_nobody_has_named_since(started, tmp_path):
+    first, tokens = started(), prompt(2 * BLOCK + 200, seed=5)
+    turn(first, tokens)
+    run(first, first.moves.suspend(NAME))
+    settle(first)
+    first.close()
+    for manifests in tmp_path.rglob("sessions"):
+        shutil.rmtree(manifests)
+    again = started()
+    assert files_with(tmp_path, tokens[-8:])
+    again.forget(frozenset(), "t").result(30)
+    assert [path for part in (tokens[:8], tokens[-8:]) for path in files_with(tmp_path, part)] == []
 
 
 def test_what_is_computed_ahead_is_read_by_the_next_turn(started):

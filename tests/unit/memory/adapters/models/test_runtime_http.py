@@ -180,9 +180,9 @@ async def test_vectors_of_another_space_are_refused(played: Played, client: Runt
         await RuntimeEmbedder(client, FACTS.embedder).embed(["abc"])
 
 
-async def test_forgetting_names_the_tenant_by_its_salt(played: Played, client: RuntimeClient) -> None:
+async def test_forgetting_names_the_tenant_by_its_name_and_by_its_salt(played: Played, client: RuntimeClient) -> None:
     assert await RemoteKVStore(client, salt, None, NoModelConfigured()).forget("acme") == 3
-    assert played.forgotten == [{"salts": ["acme/tenant"]}]
+    assert played.forgotten == [{"salts": ["acme/tenant"], "tenant": "acme"}]
 
 
 async def test_what_is_known_of_a_runtime_serves_while_it_is_away(

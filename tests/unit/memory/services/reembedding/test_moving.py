@@ -1,129 +1,26 @@
-"""Another embedding model, over both databases and with the indexes of the service."""
+"""A tenant is moved to another embedding model, over both databases: once, whole, and whatever comes between."""
 
 import asyncio
-from contextlib import AsyncExitStack
 
 import pytest
 
-from memory.bootstrap import build
 from memory.domain.errors import Conflict, SpaceChanged
-from memory.domain.memories import MemoryKind, MemorySource, MemoryVisibility, NewMemory
 from memory.domain.operations import UNFINISHED, OperationKind, OperationState
-from memory.domain.recall import RecallRequest, TierName
 from memory.services import filling
-from memory.settings import Settings
-from memory.testing import WordHashEmbedder, WordTokenizer
-from tests.unit.memory.services.conftest import ME, Models, say, work
-
-OLD, NEW = "word-hash-64", "word-hash-96"
-TENANT = "default"
-
-
-def models(dimensions):
-    return Models(WordHashEmbedder(dimensions), WordTokenizer())
-
-
-class Service:
-    """Starts containers on one database, each with the embedder that is configured by then."""
-
-    def __init__(self, stack, folder, url):
-        self.stack, self.folder, self.url, self.started = stack, folder, url, 0
-
-    async def start(self, dimensions, *former, node=None, serving=True):
-        settings = Settings(_env_file=None, data_dir=self.folder, database_url=self.url, node=node)
-        loaded = {f"word-hash-{d}": models(d) for d in former}
-        stack = AsyncExitStack()
-        built = build(settings, models(dimensions), former=loaded, serving=serving)
-        container = await stack.enter_async_context(built)
-        self.stack.push_async_exit(stack)
-        return container, stack
-
-    async def once(self, dimensions, *former, **options):
-        container, _ = await self.start(dimensions, *former, **options)
-        return container
-
-
-@pytest.fixture
-async def service(tmp_path, database_url):
-    async with AsyncExitStack() as stack:
-        yield Service(stack, tmp_path, database_url)
-
-
-@pytest.fixture
-async def filled(service):
-    """Thirty events and ten memories, embedded with the old model; the process has stopped."""
-    container, stack = await service.start(64)
-    await say(container, "s", *[f"remark number {n} about thing{n % 7}" for n in range(30)])
-    new = [NewMemory(f"note {n} about plan{n % 5}", MemoryKind.NOTE, MemoryVisibility.TENANT) for n in range(10)]
-    await container.memories.add(ME, new)
-    await work(container)
-    await stack.aclose()
-    return service
-
-
-async def operations(container, *states):
-    found = await container.operations.page(ME, states=states or None, after_id=None, limit=99)
-    return [one for one in found if one.kind is OperationKind.REEMBED]
-
-
-def worker_of(container):
-    """What would run beside it, with the same models."""
-    own = Models(container.embedder, container.tokenizer)
-    return build(container.settings, own, former=container.former, serving=False)
-
-
-async def finish(container):
-    (operation,) = await operations(container, *UNFINISHED)
-    async with worker_of(container) as worker:
-        await worker.reembedding.reembed(operation.operation_id)
-    return await container.operations.get(ME, operation.operation_id)
-
-
-async def followed(container, space=NEW):
-    """The process has noticed the move."""
-    async with asyncio.timeout(20):
-        while container.longterm._spaces.of(TENANT).space != space or container.longterm._moving:
-            await asyncio.sleep(0.02)
-
-
-async def texts(container, query="thing3 remark", **options):
-    recalled = await container.recall.recall(ME, RecallRequest(query, **options))
-    assert not recalled.degraded
-    return [result.text for result in recalled.results]
-
-
-async def dense(container, query="thing3 remark"):
-    """How many of forty results were compared by their vectors."""
-    recalled = await container.recall.recall(ME, RecallRequest(query, top_k=200, explain=True))
-    return sum("dense" in result.signals for result in recalled.results)
-
-
-async def spaces(container):
-    async with container.storage.read() as tx:
-        served = await tx.spaces.of(TENANT)
-        missing = await tx.spaces.count_unfilled(TENANT, NEW)
-        return served, missing, await tx.spaces.others(TENANT, served)
-
-
-async def test_the_old_model_serves_until_the_new_one_has_everything(filled):
-    container = await filled.once(96, 64)
-    assert container.embedder.space == NEW
-    assert await spaces(container) == (OLD, 40, [])
-    before = await texts(container)
-    assert await dense(container) == 40
-    (operation,) = await operations(container, *UNFINISHED)
-    assert operation.progress.unit == "items"
-    done = await finish(container)
-    assert (done.state, done.progress.done, done.progress.total) == (OperationState.SUCCEEDED, 40, 40)
-    assert done.result == {"from": OLD, "to": NEW}
-    assert await spaces(container) == (NEW, 0, [OLD])
-    assert await dense(container) == 40  # whether or not this process has noticed by now: it asks as it answers
-    await followed(container)
-    assert await dense(container) == 40
-    assert set(await texts(container, top_k=3)) == set(before[:3])
-    assert container.longterm._spaces.of(TENANT).space == NEW
-    assert await container.longterm.verify(TENANT) == []
-    assert await operations(container, *UNFINISHED) == []
+from tests.unit.memory.services.conftest import ME, say
+from tests.unit.memory.services.reembedding.conftest import (
+    NEW,
+    OLD,
+    TENANT,
+    dense,
+    finish,
+    followed,
+    index,
+    operations,
+    spaces,
+    texts,
+    vectors_in,
+)
 
 
 async def test_nothing_is_done_while_the_model_stays_the_same(filled):
@@ -155,15 +52,6 @@ async def test_what_comes_during_the_change_is_there_in_both(filled, monkeypatch
     assert {"a late remark about thing3", "thing3 was edited late"} <= set(await texts(container, "thing3 late"))
 
 
-async def index(container):
-    """Only what the INDEX operations have to do."""
-    async with worker_of(container) as worker:
-        for operation in await container.operations.page(ME, states=UNFINISHED, after_id=None, limit=9):
-            if operation.kind is OperationKind.INDEX:
-                for step in ("consolidate", "embed", "evict"):
-                    await getattr(worker.consolidation, step)(operation.operation_id)
-
-
 async def test_what_is_purged_or_edited_while_a_page_is_embedded_does_not_come_back(filled, monkeypatch):
     container = await filled.once(96, 64)
     ids = [m.memory_id for m in await container.memories.page(ME, after_key=None, limit=99)]
@@ -180,10 +68,10 @@ async def test_what_is_purged_or_edited_while_a_page_is_embedded_does_not_come_b
     await finish(container)
     await work_on(container)
     async with container.storage.read() as tx:
-        left = await tx.changes.all_vectors(TENANT, NEW, 0, 99)
+        left = await vectors_in(tx, NEW)
         edited = await tx.memories.get(TENANT, ids[1])
         spans = await tx.segments.spans(NEW, [edited.item])
-    assert len({vector.item for _, vector in left}) == 9
+    assert len({vector.item for vector in left}) == 9
     (embedded,) = await embed(["edited meanwhile"])
     assert spans[edited.item][0][1] == embedded.astype("<f2").tobytes()
 
@@ -228,67 +116,9 @@ async def test_two_workers_at_once_fill_everything_once(filled, monkeypatch):
         claimed = await tx.operations.claim(operation.operation_id, container.reembedding._lease, container.clock.now())
     await asyncio.gather(container.reembedding._work(claimed), other.reembedding._work(claimed))
     async with container.storage.read() as tx:
-        vectors = await tx.changes.all_vectors(TENANT, NEW, 0, 999)
+        vectors = await vectors_in(tx, NEW)
         assert await tx.spaces.of(TENANT) == NEW
-    assert len(vectors) == len({vector.item for _, vector in vectors}) == 40
-
-
-async def test_the_semantic_tier_chooses_anew(filled):
-    container = await filled.once(96, 64)
-    async with container.storage.read() as tx:
-        held = (await tx.segments.counts(TENANT))["held"]
-        clusters = await tx.clusters.count(TENANT)
-    await finish(container)
-    await followed(container)
-    async with container.storage.read() as tx:
-        counts = await tx.segments.counts(TENANT)
-        session = await tx.sessions.get(TENANT, "s")
-        of_session = await tx.clusters.of_session(session.session_key)
-        now_held = await tx.segments.held(session.session_key, NEW)
-    assert counts["held"] == held == len(now_held) > 0
-    assert {len(cluster.centroid) for cluster in of_session} == {4 * 96}
-    assert clusters > 0
-    recalled = await container.recall.recall(ME, RecallRequest("thing3", tiers=frozenset({TierName.SEMANTIC})))
-    assert recalled.results
-    assert {result.tier for result in recalled.results} == {TierName.SEMANTIC}
-
-
-async def test_an_old_model_that_is_gone_leaves_words_until_the_new_vectors_come(filled):
-    container = await filled.once(96)
-    assert await dense(container) == 8  # the newest ones are embedded on the spot
-    recalled = await container.recall.recall(ME, RecallRequest("thing3", top_k=5))
-    assert "remark number 3 about thing3" in [result.text for result in recalled.results]
-    (degraded,) = recalled.degraded
-    assert (degraded.tier, OLD in degraded.reason) == ("embedder", True)
-    again, stack = await filled.start(96, node="elsewhere")
-    assert (await again.recall.recall(ME, RecallRequest("thing3"))).degraded, "whoever starts meanwhile says so, too"
-    await stack.aclose()
-    assert (await finish(container)).state is OperationState.SUCCEEDED
-    await told_again(container)
-    assert await dense(container) == 40
-    assert await texts(container)
-    assert (await spaces(container))[:2] == (NEW, 0)
-
-
-async def told_again(container):
-    async with asyncio.timeout(20):
-        while container.longterm._spaces.left_to_words(TENANT):
-            await asyncio.sleep(0.02)
-
-
-async def test_a_process_without_the_new_model_serves_the_old_vectors_and_says_so(filled):
-    stale = await filled.once(64, node="stale")
-    before = await texts(stale)
-    container = await filled.once(96, 64)
-    await finish(container)
-    async with asyncio.timeout(20):
-        while not stale.longterm._spaces.left_to_words(TENANT):
-            await asyncio.sleep(0.02)
-    recalled = await stale.recall.recall(ME, RecallRequest("thing3 remark"))
-    assert [result.text for result in recalled.results] == before
-    assert "STRATAMEM_EMBEDDER" in recalled.degraded[0].reason
-    await say(container, "s", "a zebra at last")
-    assert (await stale.recall.recall(ME, RecallRequest("zebra"))).results[0].text == "a zebra at last"
+    assert len(vectors) == len({vector.item for vector in vectors}) == 40
 
 
 async def test_it_is_asked_for_and_shown(filled):
@@ -338,7 +168,7 @@ async def test_a_third_model_takes_the_place_of_the_second(filled, monkeypatch):
     async with container.storage.read() as tx:
         assert await tx.spaces.of(TENANT) == "word-hash-128"
         assert await tx.spaces.others(TENANT, "word-hash-128") == []
-        assert len(await tx.changes.all_vectors(TENANT, "word-hash-128", 0, 99)) == 40
+        assert len(await vectors_in(tx, "word-hash-128")) == 40
 
 
 async def test_a_worker_with_another_model_leaves_it_to_one_that_has_it(filled):
@@ -377,7 +207,7 @@ async def test_who_cuts_texts_for_a_space_that_was_left_writes_nothing(filled, m
             await hold(tx, TENANT, OLD)
     await index(container)
     async with container.storage.read() as tx:
-        assert len(await tx.changes.all_vectors(TENANT, NEW, 0, 99)) == 41
+        assert len(await vectors_in(tx, NEW)) == 41
 
 
 async def test_upkeep_drops_the_old_vectors_when_nothing_moves_any_more(filled):
@@ -389,37 +219,9 @@ async def test_upkeep_drops_the_old_vectors_when_nothing_moves_any_more(filled):
     await container.upkeep.tidy()
     assert (await spaces(container))[2] == []
     async with container.storage.read() as tx:
-        assert len(await tx.changes.all_vectors(TENANT, NEW, 0, 99)) == 40
+        assert len(await vectors_in(tx, NEW)) == 40
     await followed(container)
     assert await dense(container) == 40
-
-
-async def test_a_process_that_was_down_during_the_move_rebuilds_its_index(filled):
-    container, stack = await filled.start(96, 64)
-    await texts(container)
-    await container.longterm.save()
-    await stack.aclose()
-    worker, stack = await filled.start(96, 64, node="elsewhere")
-    await finish(worker)
-    await stack.aclose()
-    container = await filled.once(96)
-    assert await dense(container) == 40
-    assert await container.longterm.verify(TENANT) == []
-
-
-async def test_duplicates_and_sources_live_on(filled):
-    container = await filled.once(96, 64)
-    source = MemorySource("s", ("e1",))
-    tea = "in the long dark afternoons of winter she likes to drink a cup of hot green tea"
-    new = NewMemory(tea, MemoryKind.FACT, MemoryVisibility.TENANT, source=source)
-    first, _ = await container.memories.add(ME, [new, NewMemory("other", MemoryKind.FACT, MemoryVisibility.TENANT)])
-    await index(container)
-    await finish(container)
-    again = NewMemory(f"{tea} indeed", MemoryKind.FACT, MemoryVisibility.TENANT)
-    (second,) = await container.memories.add(ME, [again])
-    await index(container)
-    marked = await container.memories.get(ME, second.memory.memory_id)
-    assert marked.near_duplicate_of == first.memory.memory_id
 
 
 async def test_what_was_called_off_writes_and_moves_nothing_more(filled, monkeypatch):

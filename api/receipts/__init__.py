@@ -1,0 +1,1 @@
+"""Receipts of purges over HTTP and on the command line."""

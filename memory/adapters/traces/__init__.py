@@ -1,0 +1,1 @@
+"""What looks for traces of what was purged."""
