@@ -152,20 +152,19 @@ class Door:
         given = request.cookies.get(_FORM_COOKIE, "")
         if not given or not secrets.compare_digest(sent.encode(), given.encode()):
             return _form(403, "This form is too old. Try again.")
-        visitor = Visitor(container, request.headers.get("host", ""), self._signins, self._signins.keep(token))
+        attempt = SignIns()  # of its own: who fails takes nobody's place
+        visitor = Visitor(container, request.headers.get("host", ""), attempt, attempt.keep(token))
         try:
             async with visitor.act("page.sign_in") as act:
                 if act.who.caller_id is None:
                     raise Unauthenticated("this is no key of this service")
         except StratamemError as error:
-            assert visitor.signed is not None
-            self._signins.forget(visitor.signed)
             return _form(error.status, f"{error.detail} ({error.code})")
         answer = RedirectResponse(f"{PATH}/", 303)
         secure = request.url.scheme == "https"
         answer.set_cookie(
             COOKIE,
-            visitor.signed or "",
+            self._signins.keep(token),
             max_age=HOURS * 3_600,
             path=PATH,
             httponly=True,
@@ -196,7 +195,7 @@ async def _fields(request: Request) -> dict[str, str]:
         body += chunk
         if len(body) > _MOST_FORM_BYTES:
             return {}
-    return dict(parse_qsl(body.decode("ascii", "replace"), max_num_fields=8))
+    return dict(parse_qsl(body.decode("ascii", "replace")))
 
 
 def _same_origin(headers: Mapping[str, str]) -> bool:

@@ -33,8 +33,8 @@ _SIGN_IN = Template("""$complaint<form method="post" action="/admin/sign-in">
 <input id="key" name="key" type="password" required autofocus autocomplete="current-password" spellcheck="false"
  placeholder="sm_…" aria-describedby="hint">
 <p id="hint" class="hint">Make one with <code>stratamem keys create --scopes read,admin</code>. With <code>admin</code>
-alone you see everything but what was said. It stays on the server, and this browser is signed out after 12 hours or
-a restart.</p>
+alone you see everything but what was said. The key stays on the server, and this browser is signed out after 12 hours
+or a restart.</p>
 <button type="submit" class="primary">Sign in</button>
 </form>""")
 
