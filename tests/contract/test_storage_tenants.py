@@ -1,24 +1,29 @@
 """After a purge of a tenant no table holds a row of it, and nothing can be added while it goes on."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
 from memory.adapters.jobs.recording import RecordingQueue
+from memory.adapters.notices import LocalNotices
 from memory.adapters.sql.tables import metadata
+from memory.adapters.sql.tenants import _in_order
 from memory.domain.audit import Entry
 from memory.domain.changes import ChangeKind
-from memory.domain.errors import Conflict, Forbidden, NotFound, TenantPurged
-from memory.domain.events import EventVisibility
+from memory.domain.errors import Conflict, Forbidden, NotFound, Retryable, TenantPurged
+from memory.domain.events import EventVisibility, NewEvent, Role
 from memory.domain.memories import MemoryVisibility
 from memory.domain.operations import OperationKind, OperationState, Receipt
 from memory.domain.principals import DEFAULT_TENANT, KeyScope, Principal, private_to
 from memory.domain.receipts import ReceiptKind
 from memory.services import steps
+from memory.services.activity import Activity
 from memory.services.keys import Keys
+from memory.services.log import Log, Request
 from memory.testing import SettableClock
 from tests.contract.test_storage_purge import everything, fill
-from tests.services import NOW, SPACE, TENANT, add_events, add_memory, add_session, forgetting, segments_of
+from tests.services import EVERYONE, NOW, SPACE, TENANT, add_events, add_memory, add_session, forgetting, segments_of
 
 MARK = "xyzzy-marker"
 STAYS = {"receipts", "changes", "followers", "spaces"}
@@ -74,6 +79,15 @@ async def test_a_purged_tenant_leaves_no_row_but_its_receipt(database, storage, 
     assert signed.content["purged"] == receipt.purged
     with pytest.raises(NotFound):
         await service.purge_own_tenant(Principal(TENANT), TENANT, TENANT)
+
+
+def test_every_table_that_names_a_tenant_is_known_to_its_purge():
+    """A new table with a tenant_id must be added to `adapters/sql/tenants.py`, and then here."""
+    named = {table.name for table in metadata.tables.values() if "tenant_id" in table.columns}
+    in_order = {"operations", "codes", "codebooks", "segments", "memories", "turns", "audit", "keys", "changes"}
+    with_its_sessions = {"sessions", "moves"}
+    assert named == in_order | with_its_sessions | {"tenants", "receipts"}
+    assert {table.name for table, _ in _in_order(TENANT)} == in_order | {"coded_segments", "memory_versions"}
 
 
 async def test_nothing_is_added_to_a_tenant_that_is_being_purged(database, storage):
@@ -250,3 +264,49 @@ async def test_an_agents_data_is_purged_by_itself_or_an_operator(sqlite, caller,
             await service.purge_agent(caller, "ann")
         return
     assert (await receipt_of(service, await service.purge_agent(caller, "ann"))).purged["memories"] == 1
+
+
+async def test_who_goes_on_appending_meets_a_new_tenant_or_nobody(database, storage, monkeypatch):
+    """Never the old one: whatever a purge began with is gone when it ends, and nothing keeps it from its end."""
+    monkeypatch.setattr(steps, "_ROWS", 7)
+    clock, jobs = SettableClock(), RecordingQueue()
+    log = Log(database.open(), jobs, clock, "words", Activity(), LocalNotices())
+    outcomes = Counter()
+
+    async def append(session_id, content):
+        new = [NewEvent(Role.USER, content)]
+        try:
+            await log.append(Request(TENANT, session_id, new, [1], None, None, frozenset({None})))
+        except (TenantPurged, Retryable) as error:
+            outcomes[type(error)] += 1
+
+    async with storage.write() as tx:
+        await tx.tenants.secret(TENANT, NOW)
+    for n in range(20):
+        await append(f"s{n % 4}", f"{MARK} {n}")
+    made, service = forgetting(storage, jobs, clock)
+    take = made._steps[ReceiptKind.TENANT]
+
+    async def slowly(tx, operation, now):
+        await asyncio.sleep(0.01)
+        return await take(tx, operation, now)
+
+    made._steps = {ReceiptKind.TENANT: slowly}
+
+    async def purge():
+        return await receipt_of(service, await service.purge_tenant(TENANT))
+
+    purging, late = asyncio.create_task(purge()), 0
+    while not purging.done():
+        await append(f"s{late % 6}", f"late {late}")
+        late += 1
+    receipt = await purging
+    assert MARK not in str(await everything(database))
+    assert receipt.purged["events"] >= 20
+    assert outcomes[TenantPurged] >= 1
+    await append("s0", "a new beginning")
+    async with storage.read() as tx:
+        session = await tx.sessions.get(TENANT, "s0")
+        contents = [event.content for event in await tx.events.page(session.lineage, EVERYONE, limit=999)]
+    assert contents[-1] == "a new beginning"
+    assert len(contents) == session.last_seq

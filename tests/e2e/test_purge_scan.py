@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from tests.e2e.server import (
     texts,
     until,
 )
-from tests.services import NOW, forgetting, run_sql
+from tests.services import NOW, forgetting, missing, run_sql
 
 MODEL = "stratamem-fixture-handwired-recall"
 QUICK = {"LONGTERM__SNAPSHOT_SECONDS": 0.3, "LONGTERM__COMMIT_AFTER": 1, "GENERATION__THREADS": 1}
@@ -116,7 +117,12 @@ def test_every_kind_of_purge_leaves_no_store_with_a_trace(tmp_path: Path, marks:
         append(server.http, "log", "A fresh start.")
         assert texts(recall(server.http, "Quetzalkoatl Axolotlius")) == ["A fresh start."]
         assert [o["kind"] for o in ok(server.http.get("/v1/operations"))["items"]] == ["index"]
-        the_command_says_so(server, receipt["receipt_id"])
+        code, said_so = stratamem(server, "verify-purge", receipt["receipt_id"], "--marker", "fresh", "--no-models")
+        assert (code, said_so["clean"]) == (1, False)
+        code, receipt = stratamem(server, "tenants", "purge", "default", "--yes")  # beside the running server
+        assert (code, receipt["verified"], receipt["purged"]["events"]) == (0, True, 1)
+        assert scan.traces(forms.marks("A fresh start.")) == []
+        assert recall(server.http, "fresh") == []
         assert server.stop() == 0
         for mark in marks.values():
             assert scan.traces(mark) == []
@@ -169,31 +175,60 @@ def proven(server: Server, receipt_id: str) -> bool:
     return bool(ok(signed)["content"]["what"])
 
 
-def the_command_says_so(server: Server, receipt_id: str) -> None:
-    run = [COMMAND, "verify-purge", receipt_id, "--json", "--no-models"]
-    for marker, code in (("Quetzalkoatl", 0), ("fresh start", 1)):
-        done = subprocess.run(
-            [*run, "--marker", marker],
-            env=environment(server.data, server.settings),
-            cwd=server.data,
-            capture_output=True,
-            timeout=120,
-        )
-        assert done.returncode == code, done.stderr.decode()[-500:]
-        assert json.loads(done.stdout)["clean"] is not bool(code)
+def stratamem(server: Server, *arguments: str) -> tuple[int, Any]:
+    done = subprocess.run(
+        [COMMAND, *arguments, "--json"],
+        env=environment(server.data, server.settings),
+        cwd=server.data,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.stdout, done.stderr.decode()[-500:]
+    return done.returncode, json.loads(done.stdout)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def separate(
-    tmp_path: Path, new_postgres: Callable[[], str], broker: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, new_postgres: Callable[[], str], broker: dict[str, str]
 ) -> Iterator[tuple[Server, Process, str]]:
-    url = new_postgres()
+    url, folder = new_postgres(), tmp_path_factory.mktemp("purges")
     shared = {"DATABASE_URL": url, **broker, "JOBS__LEASE": 3, "JOBS__SWEEP_EVERY": 1, "JOBS__SWEEP_IDLE": 1}
-    worker = Process(tmp_path / "worker", "worker", **shared)
-    with Server(tmp_path / "api", AUTH="required", **shared, **QUICK) as server:
+    worker = Process(folder / "worker", "worker", **shared)
+    with Server(folder / "api", AUTH="required", **shared, **QUICK) as server:
         worker.spawn()
         yield server, worker, url
         worker.kill()
+
+
+def test_every_kind_of_purge_leaves_no_trace_in_postgresql(
+    separate: tuple[Server, Process, str], marks: dict[str, Marks]
+) -> None:
+    server, _, url = separate
+    scan = Scan(server.data, url)
+    http = server.client(
+        keys_create(server.data, "--tenant", "kinds", "--scopes", "read,write,admin", DATABASE_URL=url)
+    )
+    append(http, "log", said(PLANTED["event"], event_id="e1"), "An ordinary remark.")
+    append(http, "log", said(PLANTED["agent"], agent_id="ann", visibility="private"))
+    append(http, "gone", PLANTED["session"])
+    memory = {"memory_id": "m1", "text": PLANTED["memory"], "kind": "fact"}
+    ok(http.post("/v1/memories", json={"memories": [memory]}))
+    indexed(http)
+    paths = {
+        "event": "/v1/sessions/log/events/e1",
+        "memory": "/v1/memories/m1",
+        "agent": "/v1/agents/ann/data",
+        "session": "/v1/sessions/gone",
+    }
+    for kind, path in paths.items():
+        recall(http, PLANTED[kind])
+        table = "table memories" if kind == "memory" else "table events"
+        wanted = {table, "table segments", "index: vectors", "words"}
+        until(lambda kind=kind, wanted=wanted: wanted <= scan.stores(marks[kind]), 60, what=kind)  # type: ignore[misc]
+        outcome = ok(http.delete(path), 200, 202)
+        receipt_id = outcome.get("receipt_id") or outcome["operation_id"]
+        until(lambda name=receipt_id: http.get(f"/v1/receipts/{name}").status_code == 200, 60, what=kind)  # type: ignore[misc]
+        assert scan.traces(marks[kind]) == [], kind
 
 
 def test_a_worker_that_is_killed_while_it_purges_a_tenant_is_followed_by_another(
@@ -211,17 +246,20 @@ def test_a_worker_that_is_killed_while_it_purges_a_tenant_is_followed_by_another
     recall(acme, mark.text)
     until(lambda: {"index: vectors", "words"} <= scan.stores(mark), 60, what="all is on disk")
     assert {"table events", "table segments"} <= scan.stores(mark)
+    assert {"UTF-8", "vector, float16"} <= in_dump(url, mark)
     with held_session(url):
         operation = asyncio.run(begin(url))
         until(lambda: 0 < run_sql(url, COUNT) < MANY, 60, what="the worker is in the middle of it")
         assert acme.get("/v1/sessions").status_code == 401
         worker.kill()
-        assert run_sql(url, f"SELECT count(*) FROM receipts WHERE receipt_id = '{operation}'") == 0
+        written = f"SELECT count(*) FROM receipts WHERE receipt_id = '{operation}'"
+        assert run_sql(url, written) == 0
         assert acme.post("/v1/sessions/new/events", json={"events": [said("x")]}).status_code == 401
     worker.spawn()
-    until(lambda: run_sql(url, "SELECT count(*) FROM receipts"), 90, what="the next one ends it")
+    until(lambda: run_sql(url, written), 90, what="the next one ends it")
     run_sql(url, "VACUUM")
     assert scan.traces(mark) == []
+    assert in_dump(url, mark) == set()
     assert run_sql(url, "SELECT count(*) FROM tenants WHERE tenant_id = 'acme'") == 0
     assert acme.get("/v1/sessions").status_code == 401
     assert texts(recall(other, "remark")) == ["Somebody else's remark."]
@@ -233,6 +271,16 @@ def test_a_worker_that_is_killed_while_it_purges_a_tenant_is_followed_by_another
 MANY = 6_000
 """Rows of the audit: more than one step takes."""
 COUNT = "SELECT count(*) FROM audit WHERE tenant_id = 'acme'"
+
+
+def in_dump(url: str, mark: Marks) -> set[str]:
+    """The forms that are in what `pg_dump` writes, where bytes are hexadecimal."""
+    if shutil.which("pg_dump") is None:
+        missing("pg_dump is not installed")
+    dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    dump = subprocess.run(["pg_dump", dsn], capture_output=True, check=True, timeout=60).stdout.lower()
+    forms = {name: pattern for name, pattern in mark.words.items() if pattern in dump}
+    return {*forms, *(name for name, pattern in mark.numbers.items() if pattern.hex().encode() in dump)}
 
 
 @contextmanager
