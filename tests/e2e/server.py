@@ -54,10 +54,10 @@ def models() -> Path:
 def environment(data: Path, settings: Mapping[str, object]) -> dict[str, str]:
     """Nothing of the caller's own settings, one thread for BLAS and torch: two cores are shared by all."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STRATAMEM_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules again is a fifth of a start
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling our modules again is a tenth of a start
     given = {
         "STRATAMEM_DATA_DIR": data,
-        "STRATAMEMMODELS_DIR": models(),
+        "STRATAMEM_MODELS_DIR": models(),
         "STRATAMEM_LOG_FORMAT": "json",
         **settings,
     }
