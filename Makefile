@@ -24,7 +24,7 @@ serve: setup ## run the service on http://127.0.0.1:8080
 	$(BIN)/stratamem serve
 
 test: setup ## every test that this machine can run, in two processes (JOBS=1: in one)
-	$(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),--numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder,)
+	$(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder,)
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from memory.services.sessions import SessionView
 from memory.services.settings import CodecSettings
 from memory.services.traffic import Traffic
 from memory.settings import Settings
-from tests.e2e.server import MODELS
+from tests.e2e.server import models
 
 NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
 
@@ -288,7 +288,7 @@ def make() -> SimpleNamespace:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of the real thing: the container over SQLite, behind uvicorn on a free port."""
     data, codecs = tmp_path_factory.mktemp("data"), CodecSettings(enabled=True)
-    settings = Settings(data_dir=data, models_dir=MODELS, port=0, model="fixture", codecs=codecs, _env_file=None)
+    settings = Settings(data_dir=data, models_dir=models(), port=0, model="fixture", codecs=codecs, _env_file=None)
     config = uvicorn.Config(create_app(settings), port=0, ws="none", access_log=False, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

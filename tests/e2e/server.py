@@ -1,6 +1,7 @@
 """The real thing in a process of its own: started, asked over HTTP, stopped, killed."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -10,19 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
+from model_runtime.embedders import int8
+from model_runtime.embedders.folder import DEFAULT, find
 from tests.e2e.forked import Forked
 
 T = TypeVar("T")
 
 COMMAND = Path(sys.executable).with_name("stratamem")
 MODELS = Path(__file__).parents[2] / ".pytest_cache" / "models"
-"""The int8 form of the embedder is made once, not for every data folder."""
-
 _START = 120.0
 _STOP = 10.0
 """Seconds: what the design promises between SIGTERM and the end."""
@@ -37,13 +39,25 @@ def free_port() -> int:
             return port
 
 
+@cache
+def models() -> Path:
+    """MODELS with the embedder's int8 form in it: made once, by one process, not for every data folder."""
+    minilm = find(DEFAULT)
+    MODELS.mkdir(parents=True, exist_ok=True)
+    if int8.pays():
+        with (MODELS / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            int8.exported(minilm, minilm.pooling() or "", MODELS)
+    return MODELS
+
+
 def environment(data: Path, settings: Mapping[str, object]) -> dict[str, str]:
     """Nothing of the caller's own settings, one thread for BLAS and torch: two cores are shared by all."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STRATAMEM_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules again is a fifth of a start
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling our modules again is a tenth of a start
     given = {
         "STRATAMEM_DATA_DIR": data,
-        "STRATAMEM_MODELS_DIR": MODELS,
+        "STRATAMEM_MODELS_DIR": models(),
         "STRATAMEM_LOG_FORMAT": "json",
         **settings,
     }
