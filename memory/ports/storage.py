@@ -259,7 +259,8 @@ class OperationRepository(Protocol):
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None: ...
 
-    async def by_id(self, operation_id: str) -> Operation | None: ...
+    async def by_id(self, operation_id: str, *, locked: bool = False) -> Operation | None:
+        """`locked`: nobody else changes it until the unit of work ends."""
 
     async def claim(self, operation_id: str, lease: timedelta, now: datetime) -> Operation | None:
         """Takes the operation for `lease`; None when it is finished or another worker is at it."""

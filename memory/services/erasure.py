@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from memory.domain.changes import Position
 from memory.domain.errors import Retryable, TenantPurged
-from memory.domain.operations import Operation, OperationKind, OperationState, Receipt
+from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState, Receipt
 from memory.domain.receipts import ReceiptKind, SignedReceipt
 from memory.ports.jobs import Clock, JobQueue
 from memory.ports.notices import Notices
@@ -148,7 +148,10 @@ class Erasure:
         async with attempt(self._storage, self._clock, self._lease, operation_id, most=None) as operation:
             if operation is None:
                 return
-            left = await self._take_steps(operation, until)
+            try:
+                left = await self._take_steps(operation, until)
+            except Retryable as error:  # such as a deadlock with somebody who was at it before
+                left = error.detail
             if not only_rows:
                 left = left or await self._left_to_do(operation_id, max(0.0, until - time.monotonic()))
                 left = left or await self._conclude(operation_id)
@@ -162,6 +165,12 @@ class Erasure:
             if time.monotonic() > until:
                 return "rows are still being deleted"
             async with self._storage.write() as tx:
+                found = await tx.operations.by_id(operation.operation_id, locked=True)
+                if found is None:
+                    raise TenantPurged(operation.tenant_id)
+                operation = found
+                if not (operation.result or {}).get("in_steps"):  # somebody else took the last one
+                    return None
                 step = await self._steps[_kind(operation)](tx, operation, self._clock.now())
                 await tx.operations.progress(operation.operation_id, 0, self._lease, self._clock.now())
                 noted: dict[str, Any] = operation.result or {}
@@ -175,8 +184,7 @@ class Erasure:
             for promised in step.promised:
                 self._jobs.send(CONSOLIDATE, promised)
             self._notices.changed(step.changed)
-            assert found is not None
-            operation = found
+            operation = found or operation
         return None
 
     async def _clean(self, tenant_id: str, session_keys: Collection[int], operation_id: str) -> None:
@@ -187,7 +195,7 @@ class Erasure:
         except Retryable as error:  # the rows are going; this process's follower goes on cleaning
             logger.warning("purge %s waits for the indexes: %s", operation_id, error.detail)
         async with self._storage.write() as tx:
-            operation = await tx.operations.by_id(operation_id)
+            operation = await tx.operations.by_id(operation_id, locked=True)
             if operation is not None:
                 noted = operation.result or {}
                 await tx.operations.note(operation_id, noted | {"purged": noted["purged"] | dict(kept)})
@@ -211,9 +219,9 @@ class Erasure:
     async def _conclude(self, operation_id: str) -> str | None:
         """The receipt, signed and on disk; None: it is written."""
         async with self._storage.write() as tx:
-            operation = await tx.operations.by_id(operation_id)
-            if operation is None:  # the tenant was purged with it
-                return "it is over"
+            operation = await tx.operations.by_id(operation_id, locked=True)
+            if operation is None or operation.state not in UNFINISHED:  # by another, or the tenant was purged with it
+                return None
             now, noted = self._clock.now(), operation.result or {}
             end = self._ends.get(_kind(operation))
             late = None if end is None else await end(tx, operation, now)

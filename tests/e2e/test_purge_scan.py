@@ -247,7 +247,7 @@ def test_a_worker_that_is_killed_while_it_purges_a_tenant_is_followed_by_another
     until(lambda: {"index: vectors", "words"} <= scan.stores(mark), 60, what="all is on disk")
     assert {"table events", "table segments"} <= scan.stores(mark)
     assert {"UTF-8", "vector, float16"} <= in_dump(url, mark)
-    with held_session(url):
+    with held_changes(url):
         operation = asyncio.run(begin(url))
         until(lambda: 0 < run_sql(url, COUNT) < MANY, 60, what="the worker is in the middle of it")
         assert acme.get("/v1/sessions").status_code == 401
@@ -284,13 +284,13 @@ def in_dump(url: str, mark: Marks) -> set[str]:
 
 
 @contextmanager
-def held_session(url: str) -> Iterator[None]:
-    """Somebody else has a session's row: who purges the tenant waits for it, with some of the rows gone."""
+def held_changes(url: str) -> Iterator[None]:
+    """Somebody else has rows of the feed: who purges the tenant waits for them, with many of its rows gone."""
     dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     loop = asyncio.new_event_loop()
     holding = loop.run_until_complete(asyncpg.connect(dsn))
     try:
-        loop.run_until_complete(holding.execute("BEGIN; SELECT * FROM sessions WHERE tenant_id = 'acme' FOR UPDATE"))
+        loop.run_until_complete(holding.execute("BEGIN; SELECT * FROM changes WHERE tenant_id = 'acme' FOR UPDATE"))
         yield
     finally:
         loop.run_until_complete(holding.close())

@@ -105,8 +105,10 @@ class SqlOperations:
         found = await self.by_id(operation_id)
         return found if found is not None and found.tenant_id == tenant_id else None
 
-    async def by_id(self, operation_id: str) -> Operation | None:
+    async def by_id(self, operation_id: str, *, locked: bool = False) -> Operation | None:
         query = sa.select(operations).where(operations.c.operation_id == operation_id)
+        if locked:
+            query = query.with_for_update()
         row = (await self._db.execute(query)).one_or_none()
         return None if row is None else rows.operation(row)
 

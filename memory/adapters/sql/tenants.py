@@ -2,6 +2,7 @@
 
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -91,13 +92,13 @@ class SqlTenants:
         return True
 
     async def erase_some(self, tenant_id: str, limit: int) -> dict[str, int]:
+        going = await self._sessions_locked(tenant_id)
         counts: Counter[str] = Counter()
         for table, condition in _in_order(tenant_id):
             counts.update(await self._erase(table, condition, limit - counts.total()))
             if counts.total() >= limit:
                 return counts
-        counts.update(await self._erase_sessions(tenant_id, limit - counts.total()))
-        return counts
+        return counts + await self._erase_sessions(going, limit - counts.total())
 
     async def remove(self, tenant_id: str, *, keep_secret: bool) -> None:
         of_tenant = tenants.c.tenant_id == tenant_id
@@ -106,11 +107,13 @@ class SqlTenants:
         else:
             await self._db.execute(tenants.delete().where(of_tenant))
 
-    async def _erase_sessions(self, tenant_id: str, limit: int) -> Counter[str]:
-        """Locked first: an append to one of them is over, or finds it gone."""
+    async def _sessions_locked(self, tenant_id: str) -> list[int]:
+        """Some of them: an append to one is over, or finds it gone. First, as appends do: they then lock operations."""
         query = sa.select(sessions.c.session_key).where(sessions.c.tenant_id == tenant_id)
         query = query.order_by(sessions.c.session_key).limit(_SESSIONS_AT_ONCE).with_for_update()
-        found = list((await self._db.execute(query)).scalars())
+        return list((await self._db.execute(query)).scalars())
+
+    async def _erase_sessions(self, found: Sequence[int], limit: int) -> Counter[str]:
         counts = await self._erase(events, one_of(self._db, events.c.session_key, found), limit)
         if counts.total() >= limit:
             return counts
