@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -133,7 +134,9 @@ def _restarted(folder: Path, filled: Corpus, questions: int) -> dict[str, Any]:
         wait_until_built(connection, filled.questions[0])
         first = time.perf_counter() - started
         check(service, memories)
-        with bare_calls(folder) as bare:
+        connection.close()
+        with bare_calls(folder) as bare:  # which takes minutes to begin: a connection would not be kept that long
+            connection = Connection(service)
             ask(connection, bare, drawn(filled, questions), taken)
         resident = _resident(service.process.pid)
         inserts = _inserted(connection, filled)
@@ -190,10 +193,24 @@ def _mib(sizes: dict[str, int]) -> dict[str, int]:
     return {name: size >> 20 for name, size in sizes.items()}
 
 
-def _disk(folder: Path, memories: int) -> dict[str, int]:
-    index = sum(file.stat().st_size for file in (folder / "data" / "index").rglob("*") if file.is_file())
+def _disk(folder: Path, memories: int) -> dict[str, Any]:
+    """Of a memory, in all and by kind of file, table and index."""
+    files = [file for file in (folder / "data" / "index").rglob("*") if file.is_file()]
+    kinds: dict[str, int] = {}
+    for file in files:
+        kind = "words" if "lexical" in file.parts else file.name.split("-")[0]
+        kinds[kind] = kinds.get(kind, 0) + file.stat().st_size
     database = sum(file.stat().st_size for file in (folder / "data").glob("stratamem.db*"))
-    return {"index": round(index / memories), "database": round(database / memories)}
+    each = {"index": sum(kinds.values()), "database": database}
+    parts = {"index_by_file": kinds, "database_by_table": _tables(folder / "data" / "stratamem.db")}
+    return {name: round(size / memories) for name, size in each.items()} | {
+        name: {key: round(size / memories, 1) for key, size in sizes.items()} for name, sizes in parts.items()
+    }
+
+
+def _tables(database: Path) -> dict[str, int]:
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        return dict(db.execute("SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC LIMIT 12"))
 
 
 def _question_vectors(models: Models, filled: Corpus, questions: int) -> Floats:

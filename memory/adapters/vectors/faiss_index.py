@@ -33,7 +33,10 @@ SCAN_UP_TO = 50_000
 """Allowed rows that are scanned: exact, and no more than 4 ms of a million."""
 
 _PROBES = 48
-"""Lists that are probed where everything is allowed; in proportion more where less is."""
+"""Lists that are probed where everything is allowed; in proportion more where less is: what is allowed may lie far off.
+
+At a million, of which one conversation of ten is in scope, 480 find .98 of the ten nearest, 152 miss eight of some.
+"""
 _SPARE = 4
 _LEAST = 400
 """So many times `k`, and at least so many, are found by codes and ranked by their vectors: 0.4 ms for 400."""
