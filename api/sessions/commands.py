@@ -81,7 +81,8 @@ def purge(
     show(_receipt(receipt))
     verified = "every live index has confirmed it" if receipt["verified"] else "not verified"
     out.print(f"purged at {moment(receipt['at'])}; {verified}", markup=False)
-    out.print(f"receipt {receipt['receipt_id']}", markup=False)
+    if "receipt_id" in receipt:  # one of an earlier version has none
+        out.print(f"receipt {receipt['receipt_id']}", markup=False)
     if receipt.get("kept_for"):
         out.print(f"kept is what forks share: {', '.join(receipt['kept_for'])}", markup=False)
 

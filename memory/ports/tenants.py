@@ -37,5 +37,5 @@ class TenantRepository(Protocol):
         What stays: the tenant's own row, its purge, and the change that tells followers of that.
         """
 
-    async def remove(self, tenant_id: str, *, keep_secret: bool) -> None:
+    async def remove(self, tenant_id: str, now: datetime, *, keep_secret: bool) -> None:
         """Deletes the tenant's own row, of which all else is gone. `keep_secret`: it stays, and the tenant is new."""

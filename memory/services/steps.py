@@ -30,7 +30,7 @@ async def end_of_tenant(tx: UnitOfWork, operation: Operation, now: datetime) -> 
     if sum((await tx.tenants.erase_some(operation.tenant_id, _ROWS)).values()):
         return await _tell(tx, operation.tenant_id)
     # The secret of this one is the database's: it keys the salts of all KV.
-    await tx.tenants.remove(operation.tenant_id, keep_secret=operation.tenant_id == DEFAULT_TENANT)
+    await tx.tenants.remove(operation.tenant_id, now, keep_secret=operation.tenant_id == DEFAULT_TENANT)
     return None
 
 

@@ -81,3 +81,12 @@ async def test_nobody_changes_an_entry_not_even_by_hand(database, storage):
     with pytest.raises(DBAPIError, match="never changed"):
         await database.rows("UPDATE audit SET caller = 'nobody'")
     assert (await read(storage))[0].caller == "k1"
+
+
+async def test_what_was_noted_of_a_tenant_before_it_was_purged_goes_with_it(storage):
+    later = NOW + 5 * MINUTE
+    async with storage.write() as tx:
+        await tx.tenants.secret(TENANT, NOW)
+        await tx.tenants.remove(TENANT, later, keep_secret=True)
+        await tx.audit.add([FULL, replace(FULL, at=later, subject="new")])
+    assert [entry.subject for entry in await read(storage)] == ["new"]

@@ -55,7 +55,7 @@ async def test_all_that_was_made_of_it_goes_along(storage):
         named = await add_memory(tx, SECRET, source=MemorySource("s", ("e1", "e2")))
         stays = await add_memory(tx, "stays", source=MemorySource("s", ("e1",)))
         elsewhere = await add_memory(tx, "stays, too", source=MemorySource("other", ("e2",)))
-        purged = await redact(tx, events[1], [session], TENANT, NOW)
+        purged = await redact(tx, [events[1]], [session], TENANT, NOW)
         assert (purged["events"], purged["segments"], purged["vectors"], purged["memories"]) == (1, 1, 1, 1)
         assert await tx.memories.get(TENANT, named.memory_id) is None
         for memory in (stays, elsewhere):

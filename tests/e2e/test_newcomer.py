@@ -62,11 +62,12 @@ def test_what_was_said_is_found_before_and_after_a_restart(new_server: Callable[
     assert server.stop() == 0
 
 
-def test_two_agents_share_a_session_as_the_readme_says(shared: Server, tmp_path: Path) -> None:
+def test_two_agents_share_a_session_as_the_readme_says(new_server: Callable[..., Server], tmp_path: Path) -> None:
     """The section's own lines, one block after the other."""
     _, section = (Path(__file__).parents[2] / "README.md").read_text().split("## Two agents share a session", 1)
     says, follow, goes_on, finds, over_http = re.findall(r"```sh\n(.*?)```", section.split("\n## ", 1)[0], re.DOTALL)
-    address = str(shared.http.base_url).removeprefix("http://")
+    server = new_server().start()  # others' memories would be found as well
+    address = str(server.http.base_url).removeprefix("http://")
     told = tmp_path / "told"
     environment = {**os.environ, "STRATAMEM_URL": f"http://{address}"}
 

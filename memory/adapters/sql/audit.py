@@ -20,10 +20,11 @@ class SqlAudit:
         self._db = connection
 
     async def add(self, entries: Sequence[Entry]) -> None:
-        there = await self._standing({entry.tenant_id for entry in entries})
-        values = [{name: getattr(entry, name) for name in _WRITTEN} for entry in entries if entry.tenant_id in there]
-        if values:
-            await self._db.execute(_ADD, values)
+        since = await self._standing({entry.tenant_id for entry in entries})
+        # What was noted of a tenant before it was purged has gone with it, though another has its name by now.
+        standing = [entry for entry in entries if entry.tenant_id in since and entry.at >= since[entry.tenant_id]]
+        if standing:
+            await self._db.execute(_ADD, [{name: getattr(entry, name) for name in _WRITTEN} for entry in standing])
 
     async def page(
         self, tenant_id: str, search: Search, *, after: int | None, limit: int, descending: bool
@@ -34,14 +35,14 @@ class SqlAudit:
         query = query.order_by(audit.c.number.desc() if descending else audit.c.number).limit(limit)
         return [Entry(**row._mapping) for row in await self._db.execute(query)]
 
-    async def _standing(self, tenant_ids: set[str]) -> set[str]:
-        """Those that nobody begins to purge until this unit of work ends: their entries go with them."""
-        query = sa.select(tenants.c.tenant_id).where(
+    async def _standing(self, tenant_ids: set[str]) -> dict[str, datetime]:
+        """Those that nobody begins to purge until this unit of work ends, and since when they are there."""
+        query = sa.select(tenants.c.tenant_id, tenants.c.created_at).where(
             one_of(self._db, tenants.c.tenant_id, tenant_ids), tenants.c.purging.is_(None)
         )
         if is_postgresql(self._db):
             query = query.with_for_update(read=True, key_share=True)
-        return set((await self._db.execute(query)).scalars())
+        return {row.tenant_id: row.created_at for row in await self._db.execute(query)}
 
     async def forget(self, before: datetime) -> int:
         return (await self._db.execute(audit.delete().where(audit.c.at < before))).rowcount

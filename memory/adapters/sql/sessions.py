@@ -24,6 +24,7 @@ from memory.adapters.sql.tables import (
     session_agents,
     sessions,
     summaries,
+    tenants,
 )
 from memory.domain.events import EventVisibility
 from memory.domain.lineage import Lineage, Stretch
@@ -35,10 +36,15 @@ _BY_ID = sa.select(sessions).where(
     sessions.c.tenant_id == sa.bindparam("tenant_id"), sessions.c.session_id == sa.bindparam("session_id")
 )
 _BY_KEYS = Lookup(sa.select(sessions), sessions.c.session_key)
-_BY_ID_LOCKED = _BY_ID.with_for_update()
+# Who writes finds no session of a tenant that is being purged: its rows would grow while they are taken away.
+_OF_A_STANDING_TENANT = ~sa.exists().where(tenants.c.tenant_id == sessions.c.tenant_id, tenants.c.purging.is_not(None))
+_BY_ID_LOCKED = _BY_ID.where(_OF_A_STANDING_TENANT).with_for_update()
 _ALL_LOCKED = (
     sa.select(sessions)
-    .where(sa.tuple_(sessions.c.tenant_id, sessions.c.session_id).in_(sa.bindparam("names", expanding=True)))
+    .where(
+        sa.tuple_(sessions.c.tenant_id, sessions.c.session_id).in_(sa.bindparam("names", expanding=True)),
+        _OF_A_STANDING_TENANT,
+    )
     .order_by(sessions.c.session_key)
     .with_for_update()
 )

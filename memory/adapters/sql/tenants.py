@@ -100,10 +100,10 @@ class SqlTenants:
                 return counts
         return counts + await self._erase_sessions(going, limit - counts.total())
 
-    async def remove(self, tenant_id: str, *, keep_secret: bool) -> None:
+    async def remove(self, tenant_id: str, now: datetime, *, keep_secret: bool) -> None:
         of_tenant = tenants.c.tenant_id == tenant_id
         if keep_secret:
-            await self._db.execute(tenants.update().where(of_tenant).values(purging=None))
+            await self._db.execute(tenants.update().where(of_tenant).values(purging=None, created_at=now))
         else:
             await self._db.execute(tenants.delete().where(of_tenant))
 

@@ -12,8 +12,12 @@ ALL = Search()
 
 
 @pytest.fixture
-def audit(storage):
-    return Audit(storage, SettableClock())
+async def audit(storage):
+    clock = SettableClock()
+    async with storage.write() as tx:
+        for tenant_id in ("acme", "globex"):
+            await tx.tenants.secret(tenant_id, clock.now())
+    return Audit(storage, clock)
 
 
 async def subjects(audit, **search):

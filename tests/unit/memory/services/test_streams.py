@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from memory.adapters.jobs.recording import RecordingQueue
+from memory.adapters.kv.null import NullKVStore
 from memory.adapters.notices import LocalNotices
 from memory.adapters.sql.storage import SqlStorage
 from memory.domain.agents import AgentRole
@@ -158,7 +159,7 @@ async def test_a_purge_ends_the_stream(house: House):
 async def test_who_may_read_no_more_is_told_at_once(house: House, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_LOOK_EVERY", 60.0)  # nobody looks without a notice
     clock = SettableClock()
-    agents = Agents(house.storage, clock, house.notices)
+    agents = Agents(house.storage, clock, NullKVStore(), house.notices)
     await house.say("0")
     ann, bob = await house.follow(ANN, after=1), await house.follow(BOB, after=1)
     waiting = [asyncio.create_task(reader.next(30)) for reader in (ann, bob)]
