@@ -10,7 +10,8 @@ from fractions import Fraction
 
 WINDOW_SHARE = Fraction(5, 8)
 """Of what is left after the system messages. With a summary (1/16) and a query of up to a tenth, recall keeps at least
-a quarter of the rest; only a longer query makes the window smaller."""
+a quarter of the rest. A longer query takes from recall: the window gives way only when there is no other room, at some
+five sixteenths, since what it shows is a prefix that was computed."""
 WINDOW_SHARE_ALONE = Fraction(7, 8)
 """The same, where no recall is wanted."""
 SUMMARY_SHARE = Fraction(1, 16)
@@ -24,10 +25,9 @@ def window_room(max_tokens: int, system: int, *, recall: bool) -> int:
     return max(0, int((max_tokens - system) * share))
 
 
-def room_beside(max_tokens: int, system: int, summary: int, query: int, *, recall: bool) -> int:
-    """Tokens that the window may take beside this summary and query: recall keeps its quarter."""
-    left = max(0, max_tokens - system - summary - query)
-    return left - int(left * RECALL_SHARE) if recall else left
+def room_beside(max_tokens: int, system: int, summary: int, query: int) -> int:
+    """Tokens that there are at all beside this summary and query."""
+    return max(0, max_tokens - system - summary - query)
 
 
 def grid(room: int) -> int:

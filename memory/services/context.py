@@ -28,6 +28,8 @@ from memory.services.summaries import Summaries
 
 _MOST_EVENTS = 100_000
 _SYSTEM_EVENTS = 16
+_LINE_TOKENS = 24
+"""Kept free for what stands before a recalled text (when, and who): a passage is cut to what is left, and must fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +139,8 @@ class Contexts:
             return _Window(_Part(), session.shared_tokens, session.last_seq + 1)
         recall, system = request.include.recall, opening.part.tokens
         room = window.window_room(request.max_tokens, system, recall=recall)
-        # A summary may take its share; a query longer than usual takes from the window.
-        beside = window.room_beside(
-            request.max_tokens, system, int(request.max_tokens * window.SUMMARY_SHARE), query, recall=recall
-        )
+        # A summary may take its share.
+        beside = window.room_beside(request.max_tokens, system, int(request.max_tokens * window.SUMMARY_SHARE), query)
         room = min(room, beside)
         anchor = window.first_anchor(session.shared_tokens, room)
         async with self._storage.read() as tx:
@@ -204,25 +204,27 @@ class Contexts:
 
         `there`: seqs of system and private events that are shown.
         """
-        if request.query is None or not request.include.recall or room <= 0:
+        texts = room - self._part([render.recall_message([])]).tokens - _LINE_TOKENS
+        if request.query is None or not request.include.recall or texts <= 0:
             return _Part(), (), ()
         wanted = RecallRequest(
             query=request.query,
             session_ids=(session.session_id,),
             top_k=min(request.top_k + len(there), MAX_TOP_K),
-            max_tokens=room + shown_again,
+            max_tokens=texts + shown_again,
         )
         try:
             found = await self._recall.recall(principal, wanted, outside=first_seq)
         except Retryable as error:
             return _Part(), (), (Degraded("recall", error.detail),)
         shown = [r for r in found.results if not any(event.seq in there for event in r.events)][: request.top_k]
-        results = [shown[at] for at in budget.within([result.tokens for result in shown], room)]
-        while results:
-            part = self._part([render.recall_message([render.recall_line(result) for result in results])])
+        lines = [render.recall_line(result) for result in shown]
+        fitting = budget.within(self._tokenizer.count(lines) if lines else [], texts + _LINE_TOKENS)
+        while fitting:
+            part = self._part([render.recall_message([lines[at] for at in fitting])])
             if part.tokens <= room:
-                return part, tuple(results), found.degraded
-            results.pop()
+                return part, tuple(shown[at] for at in fitting), found.degraded
+            fitting.pop()  # a tokenizer that makes more of the whole than of its lines
         return _Part(), (), found.degraded
 
     def _part(self, messages: Sequence[Message]) -> _Part:

@@ -107,7 +107,11 @@ def test_recall_keeps_its_quarter(shared: Server, name: str) -> None:
             taken = tokens["total"] - tokens["recall"] - tokens["window"]  # system, summary and query
             quarter = (600 - taken) * float(window.RECALL_SHARE)
             line = 40  # a result that is one line too long is left out
-            assert tokens["recall"] >= quarter - line, (agent, words, tokens)
+            if words <= 60:
+                assert tokens["recall"] >= quarter - line, (agent, words, tokens)
+                prefix = ready["cache"]["prefix_fingerprint"]
+            else:  # a long query takes from recall, not from what is computed
+                assert ready["cache"]["prefix_fingerprint"] == prefix
 
 
 def test_a_private_beginning_shows_no_system_message_twice(shared: Server, name: str) -> None:

@@ -51,6 +51,9 @@ def test_recall_keeps_a_quarter_beside_a_usual_query():
         assert left - room >= left // 4 - 1
 
 
-def test_a_long_query_makes_the_window_smaller():
-    assert window.room_beside(1_000, 0, 0, 600, recall=True) == 300
-    assert window.room_beside(1_000, 0, 0, 1_200, recall=True) == 0
+def test_a_query_leaves_the_window_alone_until_there_is_no_other_room():
+    for max_tokens in range(100, 20_000, 97):
+        room = window.window_room(max_tokens, 0, recall=True)
+        assert window.room_beside(max_tokens, 0, max_tokens // 16, max_tokens * 5 // 16) >= room - 1
+    assert window.room_beside(1_000, 0, 0, 600) == 400
+    assert window.room_beside(1_000, 0, 0, 1_200) == 0

@@ -73,6 +73,16 @@ async def test_recall_keeps_a_quarter_of_what_is_left(container):
         assert context.tokens.recall >= left / 4 - 30  # one more line did not fit
 
 
+async def test_a_best_match_that_is_too_long_is_cut_and_costs_no_other_its_place(container):
+    await say(container, "s", "The router password is heron42.", "lorem ipsum dolor sit amet " * 800)
+    await work(container)
+    for max_tokens in (150, 200, 400, 540, 700):
+        context = await build(container, query="lorem ipsum", max_tokens=max_tokens, include=Include(window=False))
+        assert context.tokens.total <= max_tokens
+        assert "lorem" in context.sources[0].text
+        assert context.tokens.total > 0.8 * min(max_tokens, 512)
+
+
 async def test_between_two_compactions_a_later_context_begins_with_the_earlier_one(container):
     await say(container, "s", "Be brief.", role=Role.SYSTEM)
     before, changes = None, 0
@@ -93,7 +103,7 @@ async def test_the_query_does_not_move_the_prefix(container):
     await say(container, "s", *LOG)
     fingerprints = {
         (await build(container, query=query, max_tokens=800)).cache.prefix_fingerprint
-        for query in ("a", "what about topic7?", "word " * 60, None)
+        for query in ("a", "what about topic7?", "word " * 60, "word " * 200, None)
     }
     assert len(fingerprints) == 1
 
