@@ -2,22 +2,20 @@
 
 import itertools
 from collections.abc import Sequence
+from datetime import datetime
 
 
-def diverse_order(texts: Sequence[str]) -> list[int]:
-    """The order of showing, of places in a list that is best first: what says the same as a better one goes to the end.
+def diverse_order(texts: Sequence[str], moments: Sequence[datetime]) -> list[int]:
+    """The order of showing, of places in a list that is best first: what says the same as another goes to the end.
 
-    Nothing is dropped: a match that there is room for is shown. Texts say the same when they differ only in case,
-    spaces and punctuation.
+    The latest of those that say the same stands where the best of them stood. Nothing is dropped: a match that there is
+    room for is shown. Texts say the same when they differ only in case, spaces and punctuation.
     """
-    seen: set[str] = set()
-    first: list[int] = []
-    repeats: list[int] = []
+    alike: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
-        plain = "".join(filter(str.isalnum, text.casefold())) or text
-        (repeats if plain in seen else first).append(place)
-        seen.add(plain)
-    return first + repeats
+        alike.setdefault("".join(filter(str.isalnum, text.casefold())) or text, []).append(place)
+    latest = [max(places, key=lambda place: (moments[place], -place)) for places in alike.values()]
+    return latest + sorted({*range(len(texts))} - {*latest})
 
 
 def falling(scores: Sequence[float]) -> list[float]:

@@ -1,6 +1,6 @@
 """How do the signals of a candidate become one score?
 
-score = z + g · (words + whole + date + speaker + episode + c · context)
+score = z + recency + g · (words + whole + date + speaker + episode + c · context)
 
 z: cosine in standard deviations of the scope. words: BM25 ÷ the most this question could reach, so a weak match stays
 weak (z-scoring it would blow noise up). g: does the store hold the question's words at all? If not, the question is
@@ -48,6 +48,10 @@ ONLY_YEAR = 0.3
 """It was said in the month and year that the question names (.024); a year alone says less."""
 WHEN = 4.0
 """The question asks for a time and the event has a word of time (.005)."""
+RECENCY = 0.15
+"""Of two that match alike the later one counts: what is said anew is how it is now."""
+HALF_LIFE = 30 * 86_400.0
+"""Seconds before the newest candidate, not before now: an old conversation has a latest word, too."""
 BM25_CEILING = 2.2
 """k1 + 1: what BM25 gives at most for each unit of a term's weight."""
 MIDDLE, SPREAD = 8.0, 4.0
@@ -78,10 +82,13 @@ def fuse(question: QuestionFacts, found: Candidates) -> Fused:
         "date": DATE * dated + WHEN * question.wants_time * found.tells_time,
         "context": dialogue * _context(z, found, links, ideal),
     }
-    total = z + gate * np.sum(list(parts.values()), axis=0)
+    recency = _recency(found.created_at)
+    total = z + recency + gate * np.sum(list(parts.values()), axis=0)
     score = 1 / (1 + np.exp(-(total - MIDDLE) / SPREAD))
     signals = {name: (gate * part).astype(np.float32) for name, part in parts.items()}
-    return Fused(score.astype(np.float32), {"dense": found.dense, "lexical": found.lexical} | signals)
+    return Fused(
+        score.astype(np.float32), {"dense": found.dense, "lexical": found.lexical, "recency": recency} | signals
+    )
 
 
 def _standardised(found: Candidates) -> Floats:
@@ -89,6 +96,12 @@ def _standardised(found: Candidates) -> Floats:
     population = found.population
     z = (found.dense - population.mean) / (population.deviation + 1e-6)
     return np.asarray(np.nan_to_num(z, nan=0.0), np.float32)
+
+
+def _recency(created_at: NDArray[np.float64]) -> Floats:
+    if not len(created_at):
+        return np.zeros(0, np.float32)
+    return np.asarray(RECENCY * 0.5 ** ((created_at.max() - created_at) / HALF_LIFE), np.float32)
 
 
 def _coverage(question: QuestionFacts, found: Candidates, any_dated: bool) -> float:

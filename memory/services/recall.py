@@ -189,7 +189,9 @@ class Recall:
         self, request: RecallRequest, vector: Floats | None, space: str, results: list[tuple[int, RecallResult]]
     ) -> tuple[RecallResult, ...]:
         """Doubles step back, long texts give way to their best passage, and the budget is kept."""
-        order = budget.diverse_order([result.text for _, result in results])[: request.top_k]
+        order = budget.diverse_order(
+            [result.text for _, result in results], [result.created_at for _, result in results]
+        )[: request.top_k]
         scores = budget.falling([results[at][1].score for at in order])
         best = [(results[at][0], replace(results[at][1], score=s)) for at, s in zip(order, scores, strict=True)]
         shown = await self._passages.shorten(best, request.query, vector, space, request.max_tokens)

@@ -1,4 +1,5 @@
 import itertools
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,17 +7,26 @@ from hypothesis import strategies as st
 from memory.recall.budget import diverse_order, falling, within
 
 
+def days(*numbers):
+    return [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number) for number in numbers]
+
+
 def test_a_repeat_steps_back_behind_everything_else():
-    assert diverse_order(["Hello, Ann!", "hello ann", "something else"]) == [0, 2, 1]
+    assert diverse_order(["Hello, Ann!", "hello ann", "something else"], days(0, 0, 0)) == [0, 2, 1]
+
+
+def test_of_what_says_the_same_the_latest_is_shown_where_the_best_stood():
+    texts = ["It is blue.", "something else", "It is blue", "it is blue!"]
+    assert diverse_order(texts, days(0, 0, 7, 3)) == [2, 1, 0, 3]
 
 
 def test_texts_of_signs_alone_are_not_taken_for_each_other():
-    assert diverse_order(["!!!", "???"]) == [0, 1]
+    assert diverse_order(["!!!", "???"], days(0, 1)) == [0, 1]
 
 
 @given(st.lists(st.sampled_from(["a", "A", "b", "c.", "c", "", " "]), max_size=20))
 def test_diversity_reorders_and_never_drops(texts):
-    assert sorted(diverse_order(texts)) == list(range(len(texts)))
+    assert sorted(diverse_order(texts, days(*range(len(texts))))) == list(range(len(texts)))
 
 
 @given(st.lists(st.floats(0, 1), max_size=20))

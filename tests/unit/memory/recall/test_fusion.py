@@ -53,6 +53,19 @@ def test_without_common_words_the_vectors_decide_alone():
     assert order(candidates)[0] == 1
 
 
+def test_of_two_that_match_alike_the_later_one_comes_first():
+    moments = np.array([0.0, 40.0, 20.0, 0.0]) * 86_400
+    candidates = found(4, created_at=moments, dense=np.array([0.1, 0.6, 0.6, 0.6], np.float32), **covered(4, [1, 2, 3]))
+    assert order(candidates) == [1, 2, 3, 0]
+    signal = fuse(read_question("a puppy in the park"), candidates).signals["recency"]
+    assert signal[1] > signal[2] > signal[3] > 0
+
+
+def test_who_is_later_does_not_pass_for_a_better_match():
+    moments = np.array([0.0, 4_000.0]) * 86_400
+    assert order(found(2, created_at=moments, dense=np.array([0.6, 0.4], np.float32)))[0] == 0
+
+
 def test_an_event_with_all_the_words_comes_first():
     assert order(found(6, **covered(6, [4])))[0] == 4
 
