@@ -14,5 +14,5 @@ async def test_jobs_of_sessions_that_a_key_is_not_bound_to_are_not_named(storage
     unused = dict.fromkeys(("tiers", "hot", "kv", "semantic", "clusters", "usage", "activity"))
     admin = Admin(storage=storage, **unused)
     bound = await admin.jobs(Principal(TENANT, session_ids=frozenset({"mine"})))
-    assert [job["session_id"] for job in bound["items"]] == ["mine"]
-    assert len((await admin.jobs(Principal(TENANT)))["items"]) == 2
+    assert [job.session_id for job in bound.newest] == ["mine"]
+    assert len((await admin.jobs(Principal(TENANT))).newest) == 2
