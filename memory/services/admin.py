@@ -54,12 +54,13 @@ class Admin:
         self._clusters = clusters
 
     async def overview(self, principal: Principal) -> dict[str, Any]:
-        """Numbers of the caller's tenant; hit ratios and rates of this process.
+        """Numbers of the caller's tenant; hit ratios and rates of this process. Nothing tells of other tenants: the
+        size of the database is there for its only one.
 
         A hit ratio is the share of results that a tier was the fastest to hold.
         """
         async with self._storage.read() as tx:
-            tenants = len(await tx.tenants.ids())
+            alone = {tenant.tenant_id for tenant in await tx.tenants.page(after=None, limit=2)} <= {principal.tenant_id}
             totals = await tx.sessions.totals(principal.tenant_id)
             memories = await tx.memories.count(principal.tenant_id)
             operations = await tx.operations.counts(principal.tenant_id)
@@ -67,7 +68,7 @@ class Admin:
         shown = max(1, self._usage.by_tier.total())
         rates = self._activity.per_second("events", "recalls")
         return {
-            "tenants": tenants,
+            "tenants": 1,
             **totals,
             "memories": memories,
             "tiers": tiers,
@@ -77,7 +78,7 @@ class Admin:
             "queue_depth": sum(operations[state] for state in UNFINISHED),
             "queue": {state: operations[state] for state in UNFINISHED},
             "operations": operations,
-            "database_bytes": await self._storage.bytes_used(),
+            "database_bytes": await self._storage.bytes_used() if alone else None,
         }
 
     async def tiers(self, principal: Principal) -> list[dict[str, Any]]:
