@@ -6,8 +6,6 @@ send one; a key of our own form is always checked, since its owner wants its ten
 a token.
 """
 
-import functools
-import ipaddress
 import re
 from typing import Annotated
 
@@ -16,6 +14,7 @@ from fastapi.security import HTTPBearer
 
 from api.audit.trail import trail_of
 from api.meter import spent_by
+from api.origins import Whence
 from api.values import CLIENT_ID_PATTERN
 from memory.bootstrap import Container
 from memory.domain.errors import Forbidden, Unauthenticated
@@ -24,7 +23,6 @@ from memory.services import access
 
 _HOW_TO = "make one with `stratamem keys create` and send it as `Authorization: Bearer <key>`"
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", re.ASCII)
-_LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 
 _ActingAgent = Annotated[
     str | None,
@@ -45,7 +43,7 @@ class Requires(HTTPBearer):
         bearer = await super().__call__(request)
         token = None if bearer is None else bearer.credentials
         container = request.app.state.container
-        principal = await identify(container, token, request.headers.get("host", ""))
+        principal = await identify(container, token, Whence.of(request.headers))
         await (await spent_by(request)).enter(container, principal)
         trail = await trail_of(request)
         trail.enter(principal, self._scopes, request.method)
@@ -55,7 +53,7 @@ class Requires(HTTPBearer):
         return trail.principal
 
 
-async def identify(container: Container, token: str | None, host: str) -> Principal:
+async def identify(container: Container, token: str | None, whence: Whence) -> Principal:
     """Raises Unauthenticated, IdentityUnavailable, and Forbidden for a web page that found a server without keys."""
     needed = container.settings.keys_needed
     if token is not None and container.tokens is not None and _JWT.fullmatch(token):
@@ -70,10 +68,11 @@ async def identify(container: Container, token: str | None, host: str) -> Princi
         return principal
     if needed:
         raise Unauthenticated(f"a key is needed: {_HOW_TO}")
-    if not is_local_name(host):
+    if whence.foreign:
         raise Forbidden(
-            "without a key only requests to this machine are answered, not to a name from the web (a page could have"
-            f" its own name point here): use http://127.0.0.1 or a key; {_HOW_TO}"
+            "without a key only this machine's own requests are answered: not those of a page of the web (`Origin`),"
+            " nor to a name from the web (`Host`: a page could have its own name point here): use http://127.0.0.1 or a"
+            f" key; {_HOW_TO}"
         )
     return Principal(DEFAULT_TENANT)
 
@@ -82,21 +81,7 @@ async def check_still_valid(request: Request) -> None:
     """Of a request that is being answered for long: does its key still hold? Raises Unauthenticated and Forbidden."""
     bearer = await HTTPBearer(auto_error=False)(request)
     token = None if bearer is None else bearer.credentials
-    await identify(request.app.state.container, token, request.headers.get("host", ""))
-
-
-@functools.lru_cache(maxsize=256)
-def is_local_name(host: str) -> bool:
-    """Whether a Host header names an address or a machine nearby: a page on the web can't have such a name."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    name = name.strip("[]").rstrip(".").lower()
-    if "." not in name or name.endswith(_LOCAL_SUFFIXES):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    await identify(request.app.state.container, token, Whence.of(request.headers))
 
 
 Reader = Annotated[Principal, Depends(Requires(KeyScope.READ))]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from memory.domain.errors import RateLimited, Retryable, StratamemError
 from memory.domain.quotas import Standing
@@ -41,6 +42,7 @@ _DETAILS = {
 }
 _NOT_JSON = "send the body as JSON, with the header Content-Type: application/json"
 _ROUTER_CODES = {404: "not_found", 405: "method_not_allowed", 413: TOO_LARGE}
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _OWN_MEMBERS = {"type", "title", "status", "detail", "code", "errors", "error"}
 
 _OPENAI_PATHS = ("/v1/chat/", "/v1/models", "/v1/embeddings")
@@ -210,4 +212,16 @@ async def _on_http_error(request: Request, raised: Exception) -> Response:
     if error.status_code == 400:  # FastAPI's word for a body that json.loads refuses in another way
         return problem(request, 422, INVALID_JSON, _DETAILS[INVALID_JSON])
     code = _ROUTER_CODES.get(error.status_code, "http_error")
-    return problem(request, error.status_code, code, error.detail, headers=error.headers)
+    headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    return problem(request, error.status_code, code, error.detail, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path: it may have several routes, and the router names those of the first."""
+    asked = {name: request.scope[name] for name in ("type", "path", "root_path", "headers") if name in request.scope}
+    routes = request.app.routes
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**asked, "method": method})[0] is Match.FULL for route in routes)
+    ]

@@ -4,6 +4,7 @@ Bytes are counted as they come, so that a missing Content-Length hides nothing.
 """
 
 import asyncio
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -13,36 +14,63 @@ from api.errors import TOO_LARGE, problem
 
 MAX_BODY_BYTES = 16 * 1_024 * 1_024
 READ_SECONDS = 30.0
+_DROPPED_LIMITS = 4
+_CLOSE = {"Connection": "close"}
 _DETAIL = "the request is larger than 16 MiB: send it in parts"
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over `limit` bytes, announced or not."""
+    """ASGI middleware: 413 for a body over `limit` bytes, announced or not.
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+    Many clients read nothing before they have sent all, and would see a broken connection instead of the answer. So the
+    rest is read and dropped once the answer is sent: up to four times the limit, for at most `seconds`.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES, seconds: float = READ_SECONDS) -> None:
         self._app = app
         self._limit = limit
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if _announced(scope) > self._limit:
-            # The rest of the body is not read: the connection can't be used again.
-            refusal = problem(scope, 413, TOO_LARGE, _DETAIL, headers={"Connection": "close"})
-            await refusal(scope, receive, send)
+            refusal = problem(scope, 413, TOO_LARGE, _DETAIL, headers=_CLOSE)
+            await refusal(scope, receive, self._draining(receive, send))
             return
         received = 0
+        reply = send
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal received, reply
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit:
-                raise HTTPException(413, _DETAIL, headers={"Connection": "close"})
+                if message.get("more_body"):
+                    reply = self._draining(receive, send)
+                raise HTTPException(413, _DETAIL, headers=_CLOSE)
             return message
 
-        await self._app(scope, counted, send)
+        async def answered(message: Message) -> None:
+            await reply(message)
+
+        await self._app(scope, counted, answered)
+
+    def _draining(self, receive: Receive, send: Send) -> Send:
+        """The answer is whole before the rest is read; only its end, which closes the connection, waits."""
+
+        async def answered(message: Message) -> None:
+            if message["type"] != "http.response.body" or message.get("more_body"):
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await _drop(receive, _DROPPED_LIMITS * self._limit)
+            await send({"type": "http.response.body"})
+
+        return answered
 
 
 class ReadDeadline:
@@ -71,3 +99,12 @@ def _announced(scope: Scope) -> int:
         if name == b"content-length":
             return int(value) if value.isdigit() else 0
     return 0
+
+
+async def _drop(receive: Receive, most: int) -> None:
+    dropped = 0
+    while dropped < most:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        if not message.get("more_body"):  # all of it, or the client has left
+            return

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from api.admin.schemas import BlockMoveAnswer, MoveAnswer, PreviewAnswer, PreviewEvictions
+from api.admin.schemas import BlockMoveAnswer, JobAnswer, JobPage, MoveAnswer, PreviewAnswer, PreviewEvictions
 from api.deps import Administrator, App, PageParameters, SessionId
 from api.errors import problems
 from api.operations.schemas import OperationAnswer
@@ -16,6 +16,7 @@ from memory.domain.operations import IndexName, Operation, OperationKind
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
 _EVICTIONS = "evictions"
+_JOBS = "jobs"
 
 
 @router.get("/overview", summary="Sizes, queues and rates", responses=problems())
@@ -33,9 +34,11 @@ async def session_tiers(app: App, caller: Administrator, session_id: SessionId) 
     return await app.admin.session_tiers(caller, session_id)
 
 
-@router.get("/jobs", summary="Background work", responses=problems())
-async def jobs(app: App, caller: Administrator) -> dict[str, Any]:
-    return await app.admin.jobs(caller)
+@router.get("/jobs", summary="Background work, newest first", responses=problems())
+async def jobs(app: App, caller: Administrator, wanted: PageParameters) -> JobPage:
+    found = await app.admin.jobs(caller, after_id=wanted.after_id(_JOBS), limit=wanted.read)
+    page = wanted.cut(_JOBS, found.newest, JobAnswer.model_validate, lambda operation: operation.operation_id)
+    return JobPage(items=page.items, next_cursor=page.next_cursor, counts=found.counts)
 
 
 @router.get("/evictions", summary="What left which tier, newest first", responses=problems(404))

@@ -1,16 +1,36 @@
-"""Moves between tiers as operators see them, and what they may ask for."""
+"""Jobs and moves between tiers as operators see them, and what they may ask for."""
 
 from datetime import datetime
 from typing import Annotated, Self
 
 from pydantic import Field
 
+from api.operations.schemas import ProgressAnswer
+from api.paging import Page
 from api.values import CLIENT_ID_PATTERN, Answer, Body
 from memory.domain.moves import Move, PolicyName, Reason
+from memory.domain.operations import OperationKind, OperationState
 from memory.domain.recall import TierName
 from memory.services.evictions import Wanted
 
 _MOST = 1_000_000_000
+
+
+class JobAnswer(Answer):
+    operation_id: str
+    kind: OperationKind
+    session_id: str | None
+    state: OperationState
+    progress: ProgressAnswer
+    attempts: int
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobPage(Page[JobAnswer]):
+    counts: dict[OperationState, int] = Field(description="Of all the tenant's, not of this page.")
 
 
 class PartsAnswer(Answer):

@@ -1,5 +1,7 @@
 """Probes, metrics and the version: open to all, they tell nothing of any tenant."""
 
+from functools import partial
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -9,13 +11,17 @@ from api.metrics import RuntimeMetrics
 from api.version import VERSION
 
 router = APIRouter(tags=["health"])
+_probe = partial(router.head, include_in_schema=False)
+"""Balancers and monitors ask without a body; the server leaves it out."""
 
 
+@_probe("/health/live")
 @router.get("/health/live", summary="The process answers")
 async def live() -> Live:
     return Live()
 
 
+@_probe("/health/ready")
 @router.get(
     "/health/ready",
     summary="What works, and what does not",
@@ -27,6 +33,7 @@ async def ready(app: App, response: Response) -> Ready:
     return Ready.model_validate(report)
 
 
+@_probe("/metrics")
 @router.get(
     "/metrics",
     summary="Prometheus metrics",
@@ -39,6 +46,7 @@ async def metrics(app: App) -> Response:
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
+@_probe("/version")
 @router.get("/version", summary="Which version this is")
 async def version() -> Version:
     return Version(version=VERSION)

@@ -58,7 +58,10 @@ def create(
         typer.echo(json.dumps({"tenant_id": tenant, **NewKeyAnswer.made(made).model_dump(mode="json")}))
         return
     typer.echo(made.token)
-    err.print(f"key {made.key.key_id} of tenant '{tenant}'; this is the only time that it is shown", markup=False)
+    may = ", ".join(sorted(made.key.scopes))
+    err.print(
+        f"key {made.key.key_id} of tenant '{tenant}' with the scopes {may}; it is shown only this once", markup=False
+    )
 
 
 @app.command("list")

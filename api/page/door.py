@@ -1,17 +1,16 @@
 """Who is let in to the page? Asked before anything of it is loaded, built or sent, for pages and sockets alike.
 
-Where no key is needed, a page of the web must not get in either: its name is refused as for the API (`identify`), and
-its sockets by their origin. Where one is needed, a cookie that no other site can send stands for it.
+Where no key is needed, a page of the web must not get in either: it is refused as for the API (`identify`), and
+sockets are opened by our own page alone. Where one is needed, a cookie that no other site can send stands for it.
 """
 
 import asyncio
 import importlib
 import secrets
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
@@ -22,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.meter import spent_by
+from api.origins import Whence
 from api.page import plain
 from api.page.headers import Guarded
 from api.page.signins import HOURS, SignIns
@@ -115,7 +115,7 @@ class Door:
     async def _socket(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
         try:
-            if not path.startswith(_SOCKET) or not _same_origin(connection.headers):
+            if not path.startswith(_SOCKET) or not Whence.of(connection.headers).own_page:
                 raise Forbidden("only this server's own page may open its socket")
             visitor = self._visitor(connection)
             await visitor.principal()
@@ -129,7 +129,7 @@ class Door:
     def _visitor(self, connection: HTTPConnection) -> Visitor:
         return Visitor(
             container=connection.scope["app"].state.container,
-            host=connection.headers.get("host", ""),
+            whence=Whence.of(connection.headers),
             signins=self._signins,
             signed=connection.cookies.get(COOKIE),
             request_id=connection.scope.get("state", {}).get("request_id"),
@@ -153,7 +153,7 @@ class Door:
         if not given or not secrets.compare_digest(sent.encode(), given.encode()):
             return _form(403, "This form is too old. Try again.")
         attempt = SignIns()  # of its own: who fails takes nobody's place
-        visitor = Visitor(container, request.headers.get("host", ""), attempt, attempt.keep(token))
+        visitor = Visitor(container, Whence.of(request.headers), attempt, attempt.keep(token))
         try:
             async with visitor.act("page.sign_in") as act:
                 if act.who.caller_id is None:
@@ -196,8 +196,3 @@ async def _fields(request: Request) -> dict[str, str]:
         if len(body) > _MOST_FORM_BYTES:
             return {}
     return dict(parse_qsl(body.decode("ascii", "replace")))
-
-
-def _same_origin(headers: Mapping[str, str]) -> bool:
-    """A browser always says which page opens a socket. Proxies that end TLS pass the name on, not the scheme."""
-    return urlsplit(headers.get("origin", "")).netloc == headers.get("host", "") != ""

@@ -146,16 +146,17 @@ def card(title: str | None = None, classes: str = "") -> ui.element:
 
 
 class Figure:
-    """One number with its name; `note` says what it is made of."""
+    """One number with its name; `note` says what it is made of. Without a value it is not shown."""
 
     def __init__(self, name: str) -> None:
-        with ui.element("div").classes("figure"):
+        with ui.element("div").classes("figure") as self._whole:
             Text(name, "span", "figure-name")
             self._value = Text("–", "strong", "figure-value")
             self._note = Text("", "span", "figure-note")
 
-    def show(self, value: str, note: str = "") -> None:
-        if (self._value.text, self._note.text) != (value, note):
+    def show(self, value: str | None, note: str = "") -> None:
+        self._whole.set_visibility(value is not None)
+        if value is not None and (self._value.text, self._note.text) != (value, note):
             self._value.text, self._note.text = value, note
 
 

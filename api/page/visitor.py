@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from api.auth import identify
+from api.origins import Whence
 from api.page.signins import SignIns
 from memory.bootstrap import Container
 from memory.domain.errors import StratamemError, Unauthenticated
@@ -30,7 +31,7 @@ class Visitor:
     """`signed`: what the browser's cookie says; None: it has none, which is enough where no key is needed."""
 
     container: Container
-    host: str
+    whence: Whence
     signins: SignIns
     signed: str | None
     request_id: str | None = None
@@ -78,7 +79,7 @@ class Visitor:
         token = None if self.signed is None else self.signins.token(self.signed)
         if self.signed is not None and token is None:
             raise Unauthenticated("signed out: sign in again")
-        return await identify(self.container, token, self.host)
+        return await identify(self.container, token, self.whence)
 
     async def _note(self, action: str, act: Act, status: int, looks: bool) -> None:
         """What was done, what may have been done, and what was not allowed."""

@@ -97,13 +97,19 @@ def _facts(found: Json, taking_part: list[Json]) -> list[tuple[str, str]]:
         ("made", moment(found["created_at"])),
         ("last change", moment(found["updated_at"])),
         ("events", f"{found['event_count']:,}, the last is {found['last_seq']}"),
-        ("tokens", f"{found['token_count']:,}, of which the window keeps {found['window_tokens']:,}"),
+        ("tokens", tokens_of(found)),
         ("hot", f"{hot['tokens']:,} tokens, {hot['blocks']:,} blocks of KV"),
         ("semantic", f"{semantic['segments']:,} segments in {semantic['clusters']:,} clusters"),
         ("long-term", f"{longterm['memories']:,} memories"),
         ("open to", (agents or "nobody") if found["closed"] else "everybody in the tenant"),
         ("metadata", json.dumps(found["metadata"], ensure_ascii=False) if found["metadata"] else ""),
     ]
+
+
+def tokens_of(found: Json) -> str:
+    there, window = found["token_count"], found["window_tokens"]
+    kept = f"all in the window ({window:,})" if there <= window else f"of which the window keeps {window:,}"
+    return f"{there:,}, {kept}"
 
 
 def _finished(service: Service, operation_id: str) -> Json:

@@ -1,11 +1,11 @@
 """What does an operator see? Read-only numbers about tiers, sessions and jobs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from memory.domain.errors import TierUnavailable
-from memory.domain.operations import UNFINISHED, OperationState
+from memory.domain.operations import UNFINISHED, Operation, OperationState
 from memory.domain.principals import SHARED, Principal, Scope
 from memory.domain.recall import TierName
 from memory.ports.kv import KVStore
@@ -21,6 +21,14 @@ from memory.tiers.semantic.layout import flat_layout
 from memory.tiers.semantic.tier import SemanticTier
 
 _JOBS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """`counts`: of all, by state; `newest`: of those that were asked for."""
+
+    counts: dict[str, int]
+    newest: list[Operation]
 
 
 class Admin:
@@ -46,12 +54,13 @@ class Admin:
         self._clusters = clusters
 
     async def overview(self, principal: Principal) -> dict[str, Any]:
-        """Numbers of the caller's tenant; hit ratios and rates of this process.
+        """Numbers of the caller's tenant; hit ratios and rates of this process. Nothing tells of other tenants: the
+        size of the database is there for its only one.
 
         A hit ratio is the share of results that a tier was the fastest to hold.
         """
         async with self._storage.read() as tx:
-            tenants = len(await tx.tenants.ids())
+            alone = {tenant.tenant_id for tenant in await tx.tenants.page(after=None, limit=2)} <= {principal.tenant_id}
             totals = await tx.sessions.totals(principal.tenant_id)
             memories = await tx.memories.count(principal.tenant_id)
             operations = await tx.operations.counts(principal.tenant_id)
@@ -59,7 +68,7 @@ class Admin:
         shown = max(1, self._usage.by_tier.total())
         rates = self._activity.per_second("events", "recalls")
         return {
-            "tenants": tenants,
+            "tenants": 1,
             **totals,
             "memories": memories,
             "tiers": tiers,
@@ -69,7 +78,7 @@ class Admin:
             "queue_depth": sum(operations[state] for state in UNFINISHED),
             "queue": {state: operations[state] for state in UNFINISHED},
             "operations": operations,
-            "database_bytes": await self._storage.bytes_used(),
+            "database_bytes": await self._storage.bytes_used() if alone else None,
         }
 
     async def tiers(self, principal: Principal) -> list[dict[str, Any]]:
@@ -122,32 +131,22 @@ class Admin:
             "longterm": {"events": session.event_count, "indexed_seq": session.segmented_seq},
         }
 
-    async def jobs(self, principal: Principal, states: Sequence[OperationState] | None = None) -> dict[str, Any]:
-        """How many there are in each state, and the newest; `states`: of these alone."""
+    async def jobs(
+        self,
+        principal: Principal,
+        states: Sequence[OperationState] | None = None,
+        *,
+        after_id: str | None = None,
+        limit: int = _JOBS,
+    ) -> Jobs:
+        """`states`: of these alone; `after_id`: those that are older."""
         async with self._storage.read() as tx:
             counts = await tx.operations.counts(principal.tenant_id)
             reach = principal.reach if principal.limited else None  # operators see that it is done
             newest = await tx.operations.page(
-                principal.tenant_id, states=states, after_id=None, limit=_JOBS, reach=reach
+                principal.tenant_id, states=states, after_id=after_id, limit=limit, reach=reach
             )
-        return {
-            "counts": counts,
-            "items": [
-                {
-                    "operation_id": operation.operation_id,
-                    "kind": operation.kind,
-                    "session_id": operation.session_id,
-                    "state": operation.state,
-                    "progress": asdict(operation.progress),
-                    "attempts": operation.attempts,
-                    "error": operation.error,
-                    "created_at": operation.created_at,
-                    "started_at": operation.started_at,
-                    "finished_at": operation.finished_at,
-                }
-                for operation in newest
-            ],
-        }
+        return Jobs(counts, newest)
 
 
 async def _holdings(tier: Tier, tenant_id: str) -> dict[str, Any]:

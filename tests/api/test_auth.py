@@ -8,7 +8,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.auth import is_local_name
 from memory.domain.errors import IdentityUnavailable
 from memory.domain.principals import KeyScope, Principal
 from memory.settings import AuthMode, Settings
@@ -169,22 +168,45 @@ def test_a_web_page_that_points_its_name_here_is_refused(client: Any) -> None:
     assert client.get("/v1/sessions", headers={"Host": "evil.example:8080"}).status_code == 403
 
 
-@pytest.mark.parametrize(
-    ("host", "local"),
-    [
-        ("127.0.0.1:8080", True),
-        ("localhost", True),
-        ("[::1]:8080", True),
-        ("stratamem:8080", True),
-        ("app.localhost", True),
-        ("192.168.1.7", True),
-        ("evil.example", False),
-        ("127.0.0.1.evil.example", False),
-        ("evil.example.:80", False),
-    ],
-)
-def test_names_of_machines_nearby_are_told_from_names_of_the_web(host: str, local: bool) -> None:
-    assert is_local_name(host) is local
+FOREIGN = [
+    "https://evil.example",
+    "http://evil.example:8080",
+    "http://127.0.0.1.evil.example",
+    "http://93.184.215.14",
+    "http://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]",
+    "http://[::1",
+    "null",
+    "file://",
+    "",
+]
+NEARBY = [
+    "http://127.0.0.1",
+    "http://localhost:3000",
+    "http://[::1]:8080",
+    "https://app.localhost",
+    "http://192.168.1.7",
+]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/sessions"), ("POST", "/v1/admin/codecs/train")])
+def test_without_keys_a_page_of_the_web_is_refused(client: Any, method: str, path: str, origin: str) -> None:
+    answer = client.request(method, path, headers={"Origin": origin})
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert "Origin" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("origin", NEARBY)
+def test_without_keys_a_page_of_this_machine_is_answered(client: Any, origin: str) -> None:
+    assert client.get("/v1/sessions", headers={"Origin": origin}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://chat.example", "null"])
+def test_who_has_a_key_may_have_it_in_any_page(client: Any, guarded: Any, origin: str) -> None:
+    assert guarded.get("/v1/sessions", headers={**key_of(guarded), "Origin": origin}).status_code == 200
+    own = asyncio.run(client.app.state.container.keys.create("acme", SCOPES))
+    headers = {"Authorization": f"Bearer {own.token}", "Origin": origin}
+    assert client.get("/v1/sessions", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/version", "/metrics", "/openapi.json", "/docs"])

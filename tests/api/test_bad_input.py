@@ -260,3 +260,18 @@ def test_the_router_speaks_problem_json_too(client: Any, method: str, path: str,
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert answer.json()["code"] in ("not_found", "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/sessions", "GET, POST"),
+        ("POST", "/v1/sessions/s1", "GET, PATCH, DELETE"),
+        ("HEAD", "/v1/sessions/s1/events", "GET, POST"),
+        ("POST", "/version", "GET, HEAD"),
+        ("DELETE", "/admin", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_told_all_that_the_path_has(client: Any, method: str, path: str, allowed: str) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)

@@ -116,6 +116,9 @@ def test_a_key_is_printed_once_and_opens_the_database() -> None:
     plain = run("keys", "create")
     assert plain.stdout.strip().startswith("sm_")
     assert len(plain.stdout.split()) == 1
+    assert "tenant 'default' with the scopes read, write;" in plain.stderr
+    assert "scopes admin, read;" in run("keys", "create", "--scopes", "read,admin").stderr
+    assert json.loads(run("keys", "create", "--json").stdout)["scopes"] == ["read", "write"]
 
 
 def test_keys_are_listed_and_revoked() -> None:

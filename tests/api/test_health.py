@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from memory.domain.errors import BrokerUnavailable, EmbedderUnavailable, StorageUnavailable
@@ -77,3 +78,15 @@ def test_the_version_is_told(client: Any) -> None:
     answer = client.get("/version").json()
     assert (answer["name"], answer["api"]) == ("stratamem", "v1")
     assert answer["version"].count(".") == 2
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/version", "/metrics"])
+def test_probes_that_want_no_body_are_answered_like_others(service: str, path: str) -> None:
+    asked, read = httpx.head(service + path), httpx.get(service + path)
+    assert (asked.status_code, asked.content) == (read.status_code, b"") == (200, b"")
+    assert asked.headers["content-type"] == read.headers["content-type"]
+    assert int(asked.headers["content-length"]) > 0
+
+
+def test_the_description_names_each_probe_once(client: Any) -> None:
+    assert set(client.get("/openapi.json").json()["paths"]["/health/live"]) == {"get"}

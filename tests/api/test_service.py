@@ -149,6 +149,20 @@ def test_operators_see_numbers(http: httpx.Client) -> None:
     assert ready["database"]["state"] == "ok"
 
 
+def test_jobs_are_paged_with_the_counts_of_all(http: httpx.Client) -> None:
+    for number in range(3):
+        say(http, f"busy-{number}", "look")
+    pages, params = [], {"limit": 2}
+    while len(pages) < 2:
+        pages.append(http.get("/v1/admin/jobs", params=params).json())
+        params["cursor"] = pages[-1]["next_cursor"]
+    first, second = ([job["operation_id"] for job in page["items"]] for page in pages)
+    assert (len(first), first[-1] > second[0]) == (2, True)
+    assert sum(pages[0]["counts"].values()) >= 3
+    foreign = http.get("/v1/operations", params={"cursor": pages[0]["next_cursor"]})
+    assert (foreign.status_code, foreign.json()["code"]) == (422, "invalid_cursor")
+
+
 def test_codecs_are_shown_and_their_work_is_an_operation(http: httpx.Client) -> None:
     shown = http.get("/v1/admin/codecs").json()
     assert (shown["codebooks"], shown["degraded"]) == ([], [])

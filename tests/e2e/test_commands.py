@@ -46,7 +46,9 @@ def test_what_is_said_on_the_command_line_is_shown_found_and_purged(run: Run, sh
     assert "maya (user, private)" in shown
     assert "surprise" not in run("sessions", "events", name, "--agent", "tom").stdout
     assert name in run("sessions", "list").stdout
-    assert "everybody in the tenant" in run("sessions", "show", name).stdout
+    facts = run("sessions", "show", name).stdout
+    assert "everybody in the tenant" in facts
+    assert ", all in the window (131,072)" in facts
     found = json.loads(run("recall", "How does one pay?", "--session", name, "--explain", "--json").stdout)["results"]
     assert "cash" in found[0]["text"]
     table = run("recall", "How does one pay?", "--session", name, "--explain").stdout

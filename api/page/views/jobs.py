@@ -13,7 +13,7 @@ from api.page.moves import session_link
 from api.page.parts import Column, Figure, Rows, action, card, chip, say
 from api.page.trouble import Trouble
 from api.page.visitor import Visitor
-from memory.domain.operations import UNFINISHED, OperationKind, OperationState
+from memory.domain.operations import UNFINISHED, Operation, OperationKind, OperationState
 from memory.domain.principals import KeyScope
 
 TONES = {
@@ -63,8 +63,8 @@ class _Jobs:
     async def _show(self) -> None:
         seen = await self._visitor.container.admin.jobs(await self._visitor.principal(), self._states)
         for state, figure in self._figures.items():
-            figure.show(numbers.count(seen["counts"][state]))
-        self._rows.show([_row(item) for item in seen["items"]])
+            figure.show(numbers.count(seen.counts[state]))
+        self._rows.show([_row(operation) for operation in seen.newest])
 
     async def _choose(self, sent: Sent) -> None:
         wanted = sent.get("state")
@@ -85,20 +85,20 @@ class _Jobs:
         await self.live.now()
 
 
-def _row(item: dict[str, Any]) -> dict[str, Any]:
-    state, progress = item["state"], item["progress"]
+def _row(operation: Operation) -> dict[str, Any]:
+    state, progress, session_id = operation.state, operation.progress, operation.session_id
     return {
-        "id": item["operation_id"],
-        "kind": item["kind"],
+        "id": operation.operation_id,
+        "kind": operation.kind,
         "state": chip(state, TONES[state]),
-        "session": None if item["session_id"] is None else session_link(item["session_id"]),
-        "progress": bar(progress["done"], progress["total"]),
-        "of": numbers.of(progress["total"], progress["unit"]),
-        "created": item["created_at"].isoformat(),
-        "took": took(item["started_at"], item["finished_at"]),
-        "tries": item["attempts"],
-        "error": item["error"],
-        "acts": _actions(state, item["kind"]),
+        "session": None if session_id is None else session_link(session_id),
+        "progress": bar(progress.done, progress.total),
+        "of": numbers.of(progress.total, progress.unit),
+        "created": operation.created_at.isoformat(),
+        "took": took(operation.started_at, operation.finished_at),
+        "tries": operation.attempts,
+        "error": operation.error,
+        "acts": _actions(state, operation.kind),
     }
 
 

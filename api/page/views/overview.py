@@ -72,7 +72,7 @@ class _Overview:
 
     def _show_figures(self, seen: dict[str, Any]) -> None:
         figures, queue, rates = self._figures, seen["queue"], seen["rates"]
-        figures["Sessions"].show(numbers.count(seen["sessions"]), numbers.plural(seen["tenants"], "tenant"))
+        figures["Sessions"].show(numbers.count(seen["sessions"]))
         figures["Events"].show(numbers.count(seen["events"]))
         figures["Tokens"].show(numbers.count(seen["tokens"]))
         figures["Memories"].show(numbers.count(seen["memories"]))
@@ -81,7 +81,8 @@ class _Overview:
         failed = seen["operations"]["failed"]
         note = f"{queue['running']} running" + (f", {failed} failed" if failed else "")
         figures["Queue"].show(numbers.count(seen["queue_depth"]), note)
-        figures["Database"].show(numbers.size(seen["database_bytes"] or 0))
+        size = seen["database_bytes"]
+        figures["Database"].show(None if size is None else numbers.size(size))
 
     def _show_tiers(self, seen: dict[str, Any]) -> None:
         tiers = seen["tiers"]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from api.origins import Whence
 from api.page.signins import SignIns
 from api.page.visitor import Visitor
 from memory.domain.errors import Forbidden, NotFound, RateLimited, Unauthenticated
@@ -21,7 +22,7 @@ def shut(container: Any, make: Any) -> Any:
 async def visitor(container: Any, *scopes: KeyScope) -> tuple[Visitor, str]:
     made = await container.keys.create("acme", scopes)
     signins = SignIns()
-    return Visitor(container, "127.0.0.1", signins, signins.keep(made.token), "r-1"), made.key.key_id
+    return Visitor(container, Whence("127.0.0.1"), signins, signins.keep(made.token), "r-1"), made.key.key_id
 
 
 async def noted(container: Any) -> list[tuple[str, int, str | None, str | None]]:
