@@ -55,7 +55,9 @@ def test_without_common_words_the_vectors_decide_alone():
 
 def test_of_two_that_match_alike_the_later_one_comes_first():
     moments = np.array([0.0, 40.0, 20.0, 0.0]) * 86_400
-    candidates = found(4, created_at=moments, dense=np.array([0.1, 0.6, 0.6, 0.6], np.float32), **covered(4, [1, 2, 3]))
+    alone = np.full((4, 5), -1, np.int32)
+    dense = np.array([0.1, 0.6, 0.6, 0.6], np.float32)
+    candidates = found(4, created_at=moments, dense=dense, neighbours=alone, **covered(4, [1, 2, 3]))
     assert order(candidates) == [1, 2, 3, 0]
     signal = fuse(read_question("a puppy in the park"), candidates).signals["recency"]
     assert signal[1] > signal[2] > signal[3] > 0
