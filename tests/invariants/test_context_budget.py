@@ -1,4 +1,5 @@
-"""Decision 12: beside system, summary and query, recall gets a quarter of what is left, whatever else wants room."""
+"""Decision 12: beside system, summary and a usual query, recall gets a quarter of what is left, whatever else wants
+room; a longer query takes from recall, and leaves the prefix alone while there is other room."""
 
 from collections.abc import Iterator
 
@@ -19,7 +20,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.parametrize("words", [1, 100, 250])
+@pytest.mark.parametrize("words", [1, 30])
 def test_recall_keeps_a_quarter_beside_private_events(small: World, words: int) -> None:
     session, query = f"s{words}", " ".join(["note"] * words)
 
@@ -36,5 +37,22 @@ def test_recall_keeps_a_quarter_beside_private_events(small: World, words: int) 
                 assert tokens.total <= 400
                 beside = 400 - (tokens.total - tokens.recall - tokens.window)
                 assert tokens.recall >= beside / 4 - LINE, (turn, agent.agent_id, tokens)
+
+    small.run(play())
+
+
+def test_the_length_of_the_query_leaves_the_prefix_alone(small: World) -> None:
+    session = "prefix"
+
+    async def play() -> None:
+        for turn in range(40):
+            await small.say(ANN, session, *(f"note {n} shared" for n in range(4)))
+            seen = set()
+            for words in (1, 20, 60, 100):
+                request = ContextRequest(max_tokens=400, query=" ".join(["note"] * words), top_k=200)
+                ready = await small.container.context.build(ANN, session, request)
+                assert ready.tokens.total <= 400
+                seen.add((ready.cache.prefix_fingerprint, ready.cache.prefix_tokens))
+            assert len(seen) == 1, turn
 
     small.run(play())
