@@ -250,7 +250,7 @@ def test_a_worker_that_is_killed_while_it_purges_a_tenant_is_followed_by_another
     with held_changes(url):
         operation = asyncio.run(begin(url))
         until(lambda: 0 < run_sql(url, COUNT) < MANY, 60, what="the worker is in the middle of it")
-        assert acme.get("/v1/sessions").status_code == 401
+        until(lambda: acme.get("/v1/sessions").status_code == 401, 5, what="the key is known to be gone, in a second")
         worker.kill()
         written = f"SELECT count(*) FROM receipts WHERE receipt_id = '{operation}'"
         assert run_sql(url, written) == 0
